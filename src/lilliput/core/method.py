@@ -1,0 +1,60 @@
+"""Methods decide; they look at a model and write edits. `perform` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lilliput.config import Config
+from lilliput.core.edits import Edit
+from lilliput.core.perform import perform
+from lilliput.errors import ConfigError
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a method may see beside the model.
+
+    `example`: one input batch, (n, c, h, w). `batches`: labelled batches of the training split, without augmentation, that
+    can be read more than once. `loss`: (outputs, targets) to a scalar. `clock`: a model to its milliseconds on the
+    target runtime. A method that needs what is absent says so.
+    """
+
+    example: Tensor
+    batches: Iterable[Batch] | None = None
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    seed: int = 0
+    clock: Callable[[nn.Module], float] | None = None
+
+    def need_batches(self, who: str) -> Iterable[Batch]:
+        """The batches, or an error that names who asked."""
+        if self.batches is None:
+            raise ConfigError(f"{who} needs labelled images, and this look has no `batches`. Pass a task or `--data`.")
+        return self.batches
+
+    def need_clock(self, who: str) -> Callable[[nn.Module], float]:
+        """The clock, or an error that names who asked."""
+        if self.clock is None:
+            raise ConfigError(f"{who} chooses by measured time, and this look has no `clock`.")
+        return self.clock
+
+
+class Method(Config):
+    """A way to compress, as a frozen value.
+
+    Contract. `plan` changes nothing: not the model, not its mode, not the global random state. The same model, look and
+    seed give the same edits. Edits survive JSON, and replaying them on a fresh model gives the same network. At strength
+    zero (keep everything, all bits) the network computes what it did.
+    """
+
+    def plan(self, model: nn.Module, look: Look) -> list[Edit]:
+        """The edits this method proposes."""
+        raise NotImplementedError
+
+    def __call__(self, model: nn.Module, look: Look) -> nn.Module:
+        """A new model with the proposed edits performed."""
+        return perform(model, self.plan(model, look))

@@ -1,0 +1,95 @@
+"""Names of channels, and which of them are one: a union-find over integers, whole tensors at a time.
+
+Name 0 means "no channel of anybody": constants, inputs, and whatever stays when channels go.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Names:
+    """Integers that can be declared equal (`join`) or untouchable (`pin`)."""
+
+    def __init__(self) -> None:
+        self._parent = torch.zeros(1, dtype=torch.long)
+        self.reasons: dict[int, str] = {}
+
+    def fresh(self, count: int) -> Tensor:
+        """`count` new names, (count,)."""
+        start = len(self._parent)
+        new = torch.arange(start, start + count)
+        self._parent = torch.cat([self._parent, new])
+        return new
+
+    def roots(self, names: Tensor) -> Tensor:
+        """The representative of each name."""
+        found = self._parent[names]
+        while True:
+            above = self._parent[found]
+            if torch.equal(above, found):
+                return found
+            found = above
+
+    def join(self, first: Tensor, second: Tensor) -> None:
+        """Declare names equal, position by position (shapes broadcast). Name 0 constrains nothing."""
+        a, b = torch.broadcast_tensors(*(thin(t) for t in (first, second)))
+        a, b = self.roots(a.reshape(-1)), self.roots(b.reshape(-1))
+        odd = (a != b) & (a != 0) & (b != 0)
+        if not odd.any():
+            return
+        pairs = torch.unique(torch.stack([a[odd], b[odd]], 1), dim=0)
+        for x, y in pairs.tolist():
+            x, y = self._root(x), self._root(y)
+            if x == y:
+                continue
+            low, high = min(x, y), max(x, y)
+            self._parent[high] = low
+            if high in self.reasons:
+                self.reasons.setdefault(low, self.reasons.pop(high))
+
+    def join_along(self, names: Tensor, dim: int) -> None:
+        """Declare equal all names that differ only in their index on `dim`."""
+        if names.shape[dim] > 1:
+            self.join(names.narrow(dim, 0, 1), names)
+            # A zero in front would hide the others from each other, so neighbours are joined as well.
+            self.join(names.narrow(dim, 0, names.shape[dim] - 1), names.narrow(dim, 1, names.shape[dim] - 1))
+
+    def pin(self, names: Tensor, reason: str) -> None:
+        """Declare that these names must stay, and why. The first reason is kept."""
+        for root in torch.unique(self.roots(thin(names).reshape(-1))).tolist():
+            if root:
+                self.reasons.setdefault(root, reason)
+
+    def pinned(self) -> Tensor:
+        """All pinned representatives, ascending."""
+        return torch.unique(self.roots(torch.tensor(sorted(self.reasons), dtype=torch.long)))
+
+    def _root(self, name: int) -> int:
+        while (above := int(self._parent[name])) != name:
+            name = above
+        return name
+
+
+def thin(names: Tensor) -> Tensor:
+    """The same names without the copies that expanding made (dimensions of stride 0), broadcast-compatible."""
+    for dim, stride in enumerate(names.stride()):
+        if stride == 0 and names.shape[dim] > 1:
+            names = names.narrow(dim, 0, 1)
+    return names
+
+
+def varies(names: Tensor, dim: int) -> bool:
+    """Whether names differ along a dimension."""
+    if names.shape[dim] <= 1 or names.stride(dim) == 0:
+        return False
+    seen = thin(names)
+    return bool((seen != seen.narrow(dim, 0, 1)).any())
+
+
+def spread(vector: Tensor, shape: torch.Size, dim: int) -> Tensor:
+    """One name an index of `dim`, expanded to `shape` without memory."""
+    view = [1] * len(shape)
+    view[dim] = -1
+    return vector.view(view).expand(shape)

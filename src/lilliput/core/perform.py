@@ -1,0 +1,180 @@
+"""The only surgeon: edits in, a new model out. The model that went in is never touched."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from lilliput.core.edits import Edit, Map, Resize, Swap
+from lilliput.core.layers import HOSTS, Compressed, Mapped, MappedConv2d, MappedLinear, output_hook, swaps
+from lilliput.core.maps import maps
+from lilliput.core.record import attach, record
+from lilliput.core.resize import resize, resize_tensor, size
+from lilliput.errors import EditError, at
+
+
+def perform(model: nn.Module, edits: Iterable[Edit], *, weights: bool = True) -> nn.Module:
+    """A new model with these edits performed in order; the input is left as it was.
+
+    The result shares no tensor with the input and remembers its edits (`edits(model)`). With `weights=False` only the
+    structure is made and no numbers are computed, so it works on the meta device: loading a file is
+    create, perform, load the state dict.
+    Raises `EditError` with the site for an edit that does not fit.
+    """
+    edits = tuple(edits)
+    new = copy.deepcopy(model)
+    with torch.no_grad():
+        for edit in edits:
+            with at(edit.site):
+                _perform_one(new, edit, weights)
+    return attach(new, edits=record(model).edits + edits)
+
+
+def bake(model: nn.Module) -> nn.Module:
+    """A new model in which every weight map has been replaced by the weight it computes.
+
+    Mapped layers become ordinary ones; the channels, swaps and activation maps that change what runs stay.
+    The result computes the same function; its edits are those that still shape it.
+    """
+    new = copy.deepcopy(model)
+    for site, layer in list(new.named_modules()):
+        if isinstance(layer, Mapped):
+            _put(new, site, _plain(layer))
+    kept = tuple(e for e in record(model).edits if not (isinstance(e, Map) and e.tensor == "weight"))
+    return attach(new, edits=kept)
+
+
+def _perform_one(model: nn.Module, edit: Edit, weights: bool) -> None:
+    if isinstance(edit, Resize):
+        _resize(model, edit)
+    elif isinstance(edit, Swap):
+        _swap(model, edit, weights)
+    else:
+        _map(model, edit, weights)
+
+
+def _resize(model: nn.Module, edit: Resize) -> None:
+    if not edit.keep:
+        raise EditError(f"removing every channel of `{edit.axis}` would cut the network; keep at least one")
+    if edit.axis.isdigit():
+        parent, _, name = edit.site.rpartition(".")
+        owner, dim = find(model, parent), int(edit.axis)
+        tensor = vars(owner)["_parameters"].get(name, vars(owner)["_buffers"].get(name))
+        if tensor is None:
+            raise EditError(f"the model has no parameter or buffer `{edit.site}`")
+        _check_range(edit, tensor.shape[dim] if dim < tensor.dim() else 0)
+        resize_tensor(owner, name, dim, edit.keep)
+        return
+    if edit.axis not in ("in", "out"):
+        raise EditError(f"the axis is `in` or `out`, not `{edit.axis}`")
+    layer = find(model, edit.site)
+    _check_range(edit, size(layer, edit.axis))
+    resize(layer, edit.axis, edit.keep)
+
+
+def _check_range(edit: Resize, channels: int | None) -> None:
+    ascending = all(a < b for a, b in zip(edit.keep, edit.keep[1:], strict=False))
+    if not ascending or edit.keep[0] < 0 or (channels is not None and edit.keep[-1] >= channels):
+        raise EditError(f"`keep` must ascend within 0..{(channels or 0) - 1}; it runs from {edit.keep[0]} to {edit.keep[-1]}")
+
+
+def _swap(model: nn.Module, edit: Swap, weights: bool) -> None:
+    dense = find(model, edit.site)
+    try:
+        layer = swaps[edit.layer].like(dense, **edit.spec)
+    except TypeError as error:
+        raise EditError(f"`{edit.layer}` cannot be made with {edit.spec}: {error}") from None
+    if weights and isinstance(layer, Compressed):
+        layer.absorb_within(model, dense, **edit.spec)
+    layer.train(dense.training)
+    _put(model, edit.site, layer)
+
+
+def _map(model: nn.Module, edit: Map, weights: bool) -> None:
+    layer = find(model, edit.site)
+    if edit.tensor == "output":
+        tensor, chain = _any_tensor(layer), _output_maps(layer)
+    else:
+        if edit.tensor not in ("weight", "input"):
+            raise EditError(f"a map stands on `weight`, `input` or `output`, not on `{edit.tensor}`")
+        layer = _host(model, edit.site, layer)
+        tensor = layer.weight
+        chain = layer.weight_maps if edit.tensor == "weight" else layer.input_maps
+    try:
+        made = maps[edit.map].like(tensor.detach(), **edit.spec)
+    except TypeError as error:
+        raise EditError(f"map `{edit.map}` cannot be made with {edit.spec}: {error}") from None
+    if weights and edit.tensor == "weight":
+        for earlier in chain:
+            tensor = earlier(tensor)
+        made.absorb(tensor.detach())
+    made.train(layer.training)
+    chain.append(made)
+
+
+def _host(model: nn.Module, site: str, layer: nn.Module) -> MappedConv2d | MappedLinear:
+    """The layer at a site as a mapped layer, put there if it was still an ordinary one."""
+    if isinstance(layer, Mapped):
+        return layer
+    wrapping = HOSTS.get(type(layer))
+    if wrapping is None:
+        raise EditError(f"a `{type(layer).__name__}` has no mapped form; there is one for {', '.join(h.__name__ for h in HOSTS)}")
+    mapped = wrapping.__new__(wrapping)
+    mapped.__dict__ = _copy_of_state(layer)
+    mapped.weight_maps, mapped.input_maps = nn.ModuleList(), nn.ModuleList()
+    _put(model, site, mapped)
+    return mapped  # type: ignore[return-value]
+
+
+def _plain(layer: MappedConv2d | MappedLinear) -> nn.Module:
+    """The ordinary layer with the mapped weight; still a mapped one if maps on its input remain."""
+    with torch.no_grad():
+        weight = layer.mapped_weight().detach().clone()
+    if len(layer.input_maps):
+        layer.weight_maps = nn.ModuleList()
+        layer.weight = nn.Parameter(weight, layer.weight.requires_grad)
+        return layer
+    kind = nn.Conv2d if isinstance(layer, MappedConv2d) else nn.Linear
+    plain = kind.__new__(kind)
+    plain.__dict__ = _copy_of_state(layer)
+    for name in ("weight_maps", "input_maps"):
+        del plain._modules[name]
+    plain.weight = nn.Parameter(weight, layer.weight.requires_grad)
+    return plain
+
+
+def _copy_of_state(layer: nn.Module) -> dict[str, object]:
+    """A module's attributes with its tables copied, so that two objects never share one table."""
+    return {k: copy.copy(v) if isinstance(v, dict) else v for k, v in layer.__dict__.items()}
+
+
+def _output_maps(layer: nn.Module) -> nn.ModuleList:
+    if "output_maps" not in layer._modules:
+        layer.output_maps = nn.ModuleList()
+        layer.register_forward_hook(output_hook)
+    return layer.output_maps  # type: ignore[return-value]
+
+
+def _any_tensor(layer: nn.Module) -> torch.Tensor:
+    """A tensor that tells an output map its device; a layer without any has none, and the CPU stands in."""
+    return next(layer.parameters(), next(layer.buffers(), torch.empty(())))
+
+
+def find(model: nn.Module, site: str) -> nn.Module:
+    """The module at a dotted path."""
+    try:
+        return model.get_submodule(site)
+    except AttributeError:
+        raise EditError("the model has no such layer") from None
+
+
+def _put(model: nn.Module, site: str, layer: nn.Module) -> None:
+    """Put a layer in every place where the old one stood: a shared layer stays shared."""
+    old = model.get_submodule(site)
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is old:
+                parent._modules[name] = layer
