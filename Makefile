@@ -1,0 +1,69 @@
+# Everything runs in .venv beside this file, which the first target that needs it sets up.
+PYTHON ?= python3
+BIN = .venv/bin
+INSTALL = pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALLED_FROM = pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
+
+# One thread a test process: two of them share two cores.
+ONE = OMP_NUM_THREADS=1
+
+.DELETE_ON_ERROR:
+.PHONY: help run test check docs bench bench-peers fuzz clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+run: .venv/installed ## the main job: train a small network on the digits, compress it, report
+	@$(BIN)/lilliput compress resnet8:channels=1 --data digits --latency 0.5x --max-drop 1 --out out/digits
+
+test: .venv/installed ## every test, and every example in a docstring
+	@$(ONE) $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile $(TESTS)
+
+check: .venv/installed ## style, formatting, types, and the size of the code
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --diff --quiet . ; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python tests/test_house.py
+
+docs: .venv/installed-docs ## the documentation, into site/
+	@if [ -d docs ]; then NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict && echo 'site/index.html'; \
+	else echo 'There is no docs folder, so there is nothing to build.'; fi
+
+bench: .venv/installed ## every claim of bench/*.py measured on this machine, alone
+	@if ls bench/*.py > /dev/null 2>&1; then \
+	  set -e; for script in bench/*.py; do echo "$$script"; $(BIN)/python "$$script"; done; \
+	else echo 'There is no script in bench, so there is nothing to measure.'; fi
+
+bench-peers: .bench-venv/installed ## the same jobs done by other tools (bench/peers/*.py), in .bench-venv
+	@if ls bench/peers/*.py > /dev/null 2>&1; then \
+	  set -e; for script in bench/peers/*.py; do echo "$$script"; .bench-venv/bin/python "$$script"; done; \
+	else echo 'There is no script in bench/peers, so there is nothing to compare with.'; fi
+
+fuzz: .venv/installed ## the attacks on everything that reads bytes, with many more inputs
+	@if [ -d tests/attacks ]; then $(ONE) $(BIN)/python -m pytest -q --hypothesis-profile fuzz tests/attacks; \
+	else echo 'There is no tests/attacks folder, so there is nothing to fuzz.'; fi
+
+clean: ## removes what was built and measured; keeps the packages in .venv
+	@rm -rf build dist out site .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/installed* .bench-venv/installed
+	@rm -f src/lilliput/kernels/_native.*.so
+	@find src tests -name __pycache__ -type d -exec rm -rf {} +
+
+# PyTorch comes first and alone: the version it is pinned to decides what everything after it may bring.
+# Python files come and go without a new install; native code does not.
+.venv/installed: $(INSTALLED_FROM)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@test -x $(BIN)/pip || { echo 'Setting up .venv (some minutes, once)'; $(PYTHON) -m venv .venv; }
+	@$(BIN)/$(INSTALL) torch==2.13.0
+	@$(BIN)/$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	@$(BIN)/$(INSTALL) --editable '.[docs]'
+	@touch $@
+
+.bench-venv/installed: $(INSTALLED_FROM) $(wildcard bench/peers.txt)
+	@test -x .bench-venv/bin/pip || $(PYTHON) -m venv .bench-venv
+	@.bench-venv/bin/$(INSTALL) torch==2.13.0
+	@.bench-venv/bin/$(INSTALL) --editable .
+	@test ! -f bench/peers.txt || .bench-venv/bin/$(INSTALL) --requirement bench/peers.txt
+	@touch $@
