@@ -21,7 +21,7 @@ test: .venv/installed ## every test, and every example in a docstring
 
 check: .venv/installed ## style, formatting, types, and the size of the code
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --diff --quiet . ; exit 1; }
+	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python tests/test_house.py
 
