@@ -20,8 +20,8 @@ test: .venv/installed ## every test, and every example in a docstring
 	@$(ONE) $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile $(TESTS)
 
 check: .venv/installed ## style, formatting, types, and the size of the code
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check --quiet --output-format concise .
+	@$(BIN)/ruff format --check --output-format concise .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python tests/test_house.py
 
