@@ -17,10 +17,10 @@ FLOORS = [
     ["measure", "kernels", "data"],
     ["factor", "prune", "quant", "distill"],
     ["train", "store", "export"],
-    ["clock"],
+    ["clock", "evaluate", "opening"],
     ["recipe"],
     ["search", "report"],
-    ["cli", "compress", "testing", "__init__", "__main__"],
+    ["cli", "job", "terminal", "testing", "__init__", "__main__"],
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 

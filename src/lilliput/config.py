@@ -80,7 +80,7 @@ def from_json(value: Any) -> Any:
     """Rebuild a config (or a plain value) from what `to_json` wrote, with every field checked."""
     if isinstance(value, dict) and len(value) == 1:
         ((name, fields),) = value.items()
-        if name in configs or "." in str(name):
+        if name in configs or (isinstance(fields, dict) and str(name).replace(".", "").isidentifier()):
             return _build(str(name), fields or {})
     if isinstance(value, list | tuple):
         return tuple(from_json(v) for v in value)
@@ -160,7 +160,9 @@ def _text(value: Any) -> str:
 class _Parser:
     """Recursive descent over the canonical text."""
 
-    _TOKEN = re.compile(r"""\s*(?:("(?:[^"\\]|\\.)*")|(-?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|Infinity)|NaN)|([A-Za-z_][\w.\-/]*)|(.))""")
+    _TOKEN = re.compile(
+        r"""\s*(?:("(?:[^"\\]|\\.)*")|(-?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|Infinity)|NaN)|([A-Za-z_][\w.\-/]*)|(.))"""
+    )
 
     def __init__(self, text: str) -> None:
         self.text, self.tokens = text, [m.groups() for m in self._TOKEN.finditer(text.strip())]

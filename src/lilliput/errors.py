@@ -1,17 +1,17 @@
 """Every error a user can meet.
 
-    LilliputError
-    ├── UsageError          the call is wrong (exit code 2)
-    │   ├── UnknownName     a name nothing is registered under; offers the nearest
-    │   └── ConfigError     an option with a value it cannot have
-    └── WorkError           the work failed (exit code 1)
-        ├── EditError       an edit does not fit the model
-        ├── ModelError      a model, its weights or its architecture cannot be used
-        ├── DataError       images, labels or splits cannot be used
-        ├── TrainError      training cannot go on
-        ├── FormatError     bytes that are not a valid file; knows the offset
-        ├── ExportError     a target cannot hold or run this model
-        └── BudgetError     a budget cannot be met; knows what was reached
+LilliputError
+├── UsageError          the call is wrong (exit code 2)
+│   ├── UnknownName     a name nothing is registered under; offers the nearest
+│   └── ConfigError     an option with a value it cannot have
+└── WorkError           the work failed (exit code 1)
+    ├── EditError       an edit does not fit the model
+    ├── ModelError      a model, its weights or its architecture cannot be used
+    ├── DataError       images, labels or splits cannot be used
+    ├── TrainError      training cannot go on
+    ├── FormatError     bytes that are not a valid file; knows the offset
+    ├── ExportError     a target cannot hold or run this model
+    └── BudgetError     a budget cannot be met; knows what was reached
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Which channels belong together: run the network once on the names of its channels instead of their values.
 
 A convolution makes new names, batch norm and depthwise convolutions keep them, addition joins them, and cat, split, view,
-permute, flatten and channel shuffle are executed on the names, so that no index arithmetic is written by hand (core/follow
-has the rules). Names joined together live and die together. An operation without a rule pins the names that reach it.
+permute, flatten and channel shuffle are executed on the names, so that no index arithmetic is written by hand (core/rules). Names joined together live and die together. An operation without a rule pins the names that reach it.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lilliput.core import rules  # noqa: F401 - registers what operations do to names
 from lilliput.core.edits import Resize
 from lilliput.core.follow import Follow
 from lilliput.core.names import Names
@@ -89,13 +89,17 @@ class Channels:
         """
         gone = set(atoms)
         for atom in gone - self.atoms:
-            raise EditError(f"channels of atom {atom} cannot be removed: {self.pinned.get(atom, 'nothing would be left')}")
+            raise EditError(
+                f"channels of atom {atom} cannot be removed: {self.pinned.get(atom, 'nothing would be left')}"
+            )
         index = torch.tensor(sorted(gone), dtype=torch.long)
         edits = []
         for slot in self.slots:
             keep = torch.nonzero(~torch.isin(slot.atoms, index)).flatten().tolist()
             if not keep:
-                raise EditError(f"{slot.site}: all {len(slot.atoms)} channels of `{slot.axis}` would go; keep at least one")
+                raise EditError(
+                    f"{slot.site}: all {len(slot.atoms)} channels of `{slot.axis}` would go; keep at least one"
+                )
             if len(keep) < len(slot.atoms):
                 edits.append(Resize(slot.site, slot.axis, tuple(keep)))
         return edits

@@ -1,8 +1,8 @@
 """The three edits all compression is made of. Edits are data: JSON out, JSON in, printed, hashed, replayed.
 
-    Resize   keep these channels of a layer
-    Swap     put a compressed layer where a dense one stood
-    Map      let a layer use map(tensor) instead of tensor: a mask, a quantizer, a sign
+Resize   keep these channels of a layer
+Swap     put a compressed layer where a dense one stood
+Map      let a layer use map(tensor) instead of tensor: a mask, a quantizer, a sign
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ class Compressed(nn.Module):
     """What a `Swap` puts in: a layer that does a dense layer's work at another cost.
 
     `like(dense, **spec)` is structure only (it works on the meta device); `absorb(dense)` sets the weights to the best
-    approximation of the dense layer; `dense()` is the ordinary layer it computes.
+    approximation of the dense layer; `dense()` is the ordinary layer it computes. A form whose `like` returns an ordinary
+    layer (a folded convolution, an identity) overrides `absorb_into` instead.
     """
 
     name: ClassVar[str]
@@ -67,6 +68,11 @@ class Compressed(nn.Module):
     def absorb_within(self, model: nn.Module, dense: nn.Module, **spec: Any) -> None:
         """As `absorb`, for layers that also need a neighbour named in their spec."""
         self.absorb(dense)
+
+    @classmethod
+    def absorb_into(cls, layer: Any, model: nn.Module, dense: nn.Module, **spec: Any) -> None:
+        """Set the numbers of what `like` returned. A form that returns an ordinary layer says here how."""
+        layer.absorb_within(model, dense, **spec)
 
     def dense(self) -> nn.Module:
         """The ordinary layer that computes the same function."""
@@ -89,6 +95,14 @@ class Resizable(Protocol):
     def resize(self, axis: str, keep: tuple[int, ...]) -> None:
         """Keep these channels of "in" or "out"."""
         ...
+
+
+class OutputMaps(nn.ModuleList):
+    """The maps on a module's output, kept among its children. To a container that runs its children it does nothing."""
+
+    def forward(self, output: Tensor) -> Tensor:
+        """The identity; `output_hook` applies the maps."""
+        return output
 
 
 def through(maps: nn.ModuleList, tensor: Tensor) -> Tensor:

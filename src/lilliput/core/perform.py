@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lilliput.core.edits import Edit, Map, Resize, Swap
-from lilliput.core.layers import HOSTS, Compressed, Mapped, MappedConv2d, MappedLinear, output_hook, swaps
+from lilliput.core.layers import HOSTS, Mapped, MappedConv2d, MappedLinear, OutputMaps, output_hook, swaps
 from lilliput.core.maps import maps
 from lilliput.core.record import attach, record
 from lilliput.core.resize import resize, resize_tensor, size
@@ -78,17 +78,20 @@ def _resize(model: nn.Module, edit: Resize) -> None:
 def _check_range(edit: Resize, channels: int | None) -> None:
     ascending = all(a < b for a, b in zip(edit.keep, edit.keep[1:], strict=False))
     if not ascending or edit.keep[0] < 0 or (channels is not None and edit.keep[-1] >= channels):
-        raise EditError(f"`keep` must ascend within 0..{(channels or 0) - 1}; it runs from {edit.keep[0]} to {edit.keep[-1]}")
+        raise EditError(
+            f"`keep` must ascend within 0..{(channels or 0) - 1}; it runs from {edit.keep[0]} to {edit.keep[-1]}"
+        )
 
 
 def _swap(model: nn.Module, edit: Swap, weights: bool) -> None:
     dense = find(model, edit.site)
     try:
-        layer = swaps[edit.layer].like(dense, **edit.spec)
+        form = swaps[edit.layer]
+        layer = form.like(dense, **edit.spec)
     except TypeError as error:
         raise EditError(f"`{edit.layer}` cannot be made with {edit.spec}: {error}") from None
-    if weights and isinstance(layer, Compressed):
-        layer.absorb_within(model, dense, **edit.spec)
+    if weights:
+        form.absorb_into(layer, model, dense, **edit.spec)
     layer.train(dense.training)
     _put(model, edit.site, layer)
 
@@ -121,7 +124,9 @@ def _host(model: nn.Module, site: str, layer: nn.Module) -> MappedConv2d | Mappe
         return layer
     wrapping = HOSTS.get(type(layer))
     if wrapping is None:
-        raise EditError(f"a `{type(layer).__name__}` has no mapped form; there is one for {', '.join(h.__name__ for h in HOSTS)}")
+        raise EditError(
+            f"a `{type(layer).__name__}` has no mapped form; there is one for {', '.join(h.__name__ for h in HOSTS)}"
+        )
     mapped = wrapping.__new__(wrapping)
     mapped.__dict__ = _copy_of_state(layer)
     mapped.weight_maps, mapped.input_maps = nn.ModuleList(), nn.ModuleList()
@@ -153,7 +158,7 @@ def _copy_of_state(layer: nn.Module) -> dict[str, object]:
 
 def _output_maps(layer: nn.Module) -> nn.ModuleList:
     if "output_maps" not in layer._modules:
-        layer.output_maps = nn.ModuleList()
+        layer.output_maps = OutputMaps()
         layer.register_forward_hook(output_hook)
     return layer.output_maps  # type: ignore[return-value]
 

@@ -1,0 +1,237 @@
+"""The main job: a trained network, a task, and a recipe or a budget; a folder with everything that proves the result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lilliput import report
+from lilliput.clock import Clock
+from lilliput.core import edits as edit_values
+from lilliput.core import state
+from lilliput.core.record import attach, edits, record
+from lilliput.data import Task
+from lilliput.data.cache import root as cache_root
+from lilliput.errors import BudgetError, ModelError, at
+from lilliput.export import Exported, export
+from lilliput.export.onnx import predictor
+from lilliput.measure import hardware, profile, time_files, versions
+from lilliput.measure.accuracy import Accuracy, accuracy
+from lilliput.recipe import STEPS, Bench, Recipe, Run, look, run
+from lilliput.search import Budget, Proposal, propose
+from lilliput.store import save
+from lilliput.train import Event, Fit, Machine, Watch
+
+__all__ = ["STEPS", "Result", "Settings", "check_fit", "compress", "missed", "pretrain", "train"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a compression runs, beside what it makes."""
+
+    seed: int = 0
+    epochs: int = 8
+    threads: int = 1
+    machine: Machine = field(default_factory=Machine)
+    root: Path | None = None
+    watch: Watch | None = None
+    say: Say = lambda line: None
+
+
+@dataclass(frozen=True)
+class Result:
+    """The compressed network and what was measured of it and of the network it came from."""
+
+    model: nn.Module
+    recipe: Recipe
+    metrics: dict[str, Any]
+    failures: list[str]
+    out: Path
+
+    @property
+    def met(self) -> bool:
+        """Whether every budget was met."""
+        return not self.failures
+
+
+def compress(
+    model: nn.Module,
+    task: Task,
+    recipe: Recipe | None = None,
+    *,
+    out: str | Path,
+    budget: Budget | None = None,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+) -> Result:
+    """Compress a trained network by a recipe, or by the gentlest recipe measured to meet a budget, and prove it.
+
+    `out` receives `model.lil`, `model.onnx`, `report.html`, `metrics.json`, `recipe.yaml` and `log.jsonl`. Accuracies are those
+    of the exported files in ONNX Runtime, latencies are measured there in turns with the uncompressed network, and nothing is
+    chosen on the test split. A run that is stopped goes on where it stood when it is called again.
+    A budget that is missed is in `Result.failures`; what was reached is written all the same.
+    """
+    return _Compression(model, task, Path(out), budget or Budget(), settings).go(recipe)
+
+
+def missed(failures: Sequence[str], out: Path) -> BudgetError:
+    """The error for budgets that were not met, which says where what was reached lies."""
+    return BudgetError(f"{'; '.join(failures)}. What was reached is in {out}.")
+
+
+def pretrain(model: nn.Module, task: Task, epochs: int, settings: Settings) -> nn.Module:
+    """Train a network from its initialisation, by the same store of results as a recipe's steps."""
+    step = Fit(epochs=epochs, lr=0.1, batch_size=64 if len(task.train) < 10_000 else 128)
+    return train(model, task, step, settings)[0]
+
+
+def train(model: nn.Module, task: Task, step: Fit, settings: Settings) -> tuple[nn.Module, list[Event]]:
+    """Train a network, and what happened, one row an epoch."""
+    made = run(model, Recipe((step,)), _bench(task, settings, None))
+    return attach(made.model, recipe=None), made.stages[-1].history
+
+
+def check_fit(model: nn.Module, task: Task) -> None:
+    """Raise `ModelError` unless the network takes the task's images and has its classes."""
+    import torch
+
+    shape = task.input_shape
+    try:
+        with torch.no_grad():
+            outputs = model.eval()(task.example())
+    except RuntimeError as error:
+        first = str(error).split("\n")[0]
+        raise ModelError(
+            f"the model cannot take {task.name}'s images of {' x '.join(map(str, shape))}: {first}"
+        ) from None
+    if outputs.shape[-1] != task.classes:
+        raise ModelError(
+            f"the model has {outputs.shape[-1]} classes and {task.name} has {task.classes}; build it with `classes={task.classes}`"
+        )
+
+
+@dataclass
+class _Measured:
+    """One network with its files and figures."""
+
+    exported: Exported
+    file_bytes: int
+    profile: Any
+    test: Accuracy
+    val: Accuracy
+
+    def row(self, latency: Any) -> dict[str, Any]:
+        """The network's part of `metrics.json`."""
+        return {
+            "accuracy": self.test.value, "accuracy_interval": list(self.test.interval()), "val_accuracy": self.val.value,
+            "params": self.profile.params, "macs": self.profile.macs, "file_bytes": self.file_bytes,
+            "onnx_bytes": self.exported.bytes, "latency_ms": latency.to_json(),
+            "peak_activation_bytes": self.profile.peak_activation_bytes,
+        }  # fmt: skip
+
+
+class _Compression:
+    """One run, from the first measurement to the report."""
+
+    def __init__(self, model: nn.Module, task: Task, out: Path, budget: Budget, settings: Settings) -> None:
+        self.model, self.task, self.out, self.budget, self.settings = model, task, out, budget, settings
+        self.begun = time.perf_counter()
+        self.say = settings.say
+        self.example = task.example()
+
+    def go(self, recipe: Recipe | None) -> Result:
+        """All of it."""
+        check_fit(self.model, self.task)
+        self.out.mkdir(parents=True, exist_ok=True)
+        clock = Clock(self.example, threads=self.settings.threads)
+        bench = _bench(self.task, self.settings, clock, self._log)
+        proposal = None
+        if recipe is None:
+            self.say("looking for the gentlest recipe that meets the budget")
+            proposal = propose(
+                self.model, self.task, look(bench), self.budget, clock, epochs=self.settings.epochs, say=self.say
+            )
+            recipe = proposal.recipe
+        (self.out / "recipe.yaml").write_text(recipe.to_yaml())
+        made = run(self.model, recipe, bench)
+        return self._prove(recipe, made, proposal)
+
+    def _log(self, event: Event) -> None:
+        if event["event"] != "step":
+            with (self.out / "log.jsonl").open("a") as file:
+                file.write(json.dumps(event) + "\n")
+        if self.settings.watch is not None:
+            self.settings.watch(event)
+
+    def _prove(self, recipe: Recipe, made: Run, proposal: Proposal | None) -> Result:
+        """Write the files, read them back, measure both networks side by side."""
+        self.say("measuring both networks on ONNX Runtime")
+        before = self._measure(self.model, "baseline")
+        after = self._measure(made.model, "model")
+        files = {"baseline": before.exported.path, "compressed": after.exported.path}
+        times = time_files(files, self.example, threads=self.settings.threads)
+        rows = {"baseline": before.row(times["baseline"]), "compressed": after.row(times["compressed"])}
+        failures = self.budget.failures(rows["baseline"], rows["compressed"])
+        metrics = {
+            **rows, "device": hardware(), "versions": versions(), "seed": self.settings.seed,
+            "seconds": round(time.perf_counter() - self.begun, 1), "budget": _budget(self.budget), "failures": failures,
+        }  # fmt: skip
+        state.write_json(self.out / "metrics.json", metrics)
+        state.write_json(self.out / "details.json", self._details(made, proposal, before, after))
+        report.render(self.out)
+        return Result(made.model, recipe, metrics, failures, self.out)
+
+    def _measure(self, model: nn.Module, name: str) -> _Measured:
+        path = self.out / f"{name}.onnx"
+        with at(f"export {path.name}"):
+            exported = export(model, self.example, path)
+        predict = predictor(path)
+        scores = {s: accuracy(predict, self.task.batches(s, 250), self.task.metric) for s in ("test", "val")}
+        return _Measured(
+            exported, save(model, self.out / f"{name}.lil"), profile(model, self.example), scores["test"], scores["val"]
+        )
+
+    def _details(self, made: Run, proposal: Proposal | None, before: _Measured, after: _Measured) -> dict[str, Any]:
+        chosen = [s.step.text() for s in made.stages]
+        tried = [t.to_json() for t in proposal.tried] if proposal else []
+        for row in tried:
+            row["chosen"] = bool(row["methods"]) and all(m in chosen for m in row["methods"]) and row["meets"]
+        return {
+            "model": record(self.model).architecture or type(self.model).__name__, "data": self.task.name,
+            "classes": list(self.task.class_names),
+            "per_class": {"baseline": list(before.test.per_class), "compressed": list(after.test.per_class)},
+            "layers": {"baseline": before.profile.to_json()["layers"], "compressed": after.profile.to_json()["layers"]},
+            "tried": tried,
+            "stages": [
+                {"step": s.step.text(), "id": s.id, "seconds": round(s.seconds, 2), "reused": s.reused, "edits": len(s.edits),
+                 "history": s.history} for s in made.stages
+            ],
+            "edits": [str(e) for e in edits(made.model)],
+            "digest": edit_values.digest(edits(made.model)),
+            "integer_nodes": after.exported.integer_nodes, "float_nodes": list(after.exported.float_nodes),
+            "warnings": self._warnings(before, after, proposal),
+        }  # fmt: skip
+
+    def _warnings(self, before: _Measured, after: _Measured, proposal: Proposal | None) -> list[str]:
+        lines = [*before.profile.uncounted_lines(), *after.profile.uncounted_lines()]
+        if proposal is not None and not proposal.reachable:
+            lines.append("No candidate met the size and latency budgets; the nearest one was taken.")
+        return list(dict.fromkeys(lines))
+
+
+def _bench(task: Task, settings: Settings, clock: Clock | None, watch: Watch | None = None) -> Bench:
+    root = settings.root or cache_root() / "stages"
+    return Bench(task, root, settings.seed, settings.machine, watch or settings.watch, clock)
+
+
+def _budget(budget: Budget) -> dict[str, Any]:
+    limits = {"size": budget.size, "latency": budget.latency}
+    found: dict[str, Any] = {k: None if v is None else {"value": v.value, "ratio": v.ratio} for k, v in limits.items()}
+    return {**found, "max_drop": budget.max_drop}

@@ -1,0 +1,52 @@
+"""Networks by what a person writes: a zoo name, `file.py:function`, a `.lil`, or (to look at, not to change) a `.pt2`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from lilliput import zoo
+from lilliput.core.record import attach
+from lilliput.errors import ModelError, UnknownName, UsageError
+from lilliput.store import factory, load, load_weights
+
+
+def open_model(text: str, *, weights: str | Path | None = None) -> nn.Module:
+    """The network that `text` names, in eval mode, with `weights` loaded where given.
+
+    Naming a user's file on the command line is what trusts it: `file.py:function` and the architecture of a `.lil` are run.
+    Raises `UnknownName` with the nearest zoo names, or `ModelError`, for what cannot be opened.
+    """
+    model = _open(text)
+    if weights is not None:
+        load_weights(model, weights)
+    return model.eval()
+
+
+def is_fresh(text: str) -> bool:
+    """Whether what `text` names has no trained weights of its own."""
+    return Path(text.partition(":")[0]).suffix not in (".lil", ".pt2")
+
+
+def _open(text: str) -> nn.Module:
+    path = Path(text.partition(":")[0])
+    if path.suffix in (".lil", ".pt2"):
+        if not path.exists():
+            raise ModelError(f"{text}: there is no such file")
+        return load(path, trust=True) if path.suffix == ".lil" else _program(path)
+    if path.suffix == ".py":
+        return attach(factory(text, trust=True)(), architecture=text)
+    try:
+        return zoo.create(text)
+    except UnknownName as error:
+        raise UsageError(f"{error} A model is also `file.py:function`, a `.lil` or a `.pt2`.") from None
+
+
+def _program(path: Path) -> nn.Module:
+    import torch
+
+    try:
+        return torch.export.load(path).module()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelError(f"{path}: not an exported program: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,341 @@
+"""Training between the steps of a recipe: one loop on Lightning Fabric, resumable at every epoch, always with its own optimizer.
+
+Randomness is a function of (seed, epoch, position): the order of the images, their augmentation and dropout are seeded
+anew each epoch, so that a run that was stopped ends bit-equal to one that was not.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lilliput.config import Config, config
+from lilliput.core import state
+from lilliput.data import Task
+from lilliput.distill import Distillation
+from lilliput.errors import ConfigError, TrainError
+from lilliput.measure.accuracy import accuracy
+
+Event = dict[str, Any]
+SCHEDULES = ("one_cycle", "cosine", "constant")
+
+
+@config("fit")
+class Fit(Config):
+    """Train for some epochs with SGD, optionally learning from a teacher.
+
+    epochs        passes over the training split
+    lr            the highest learning rate of the schedule, for a batch of `batch_size`
+    batch_size    images a step, over all processes together
+    schedule      one_cycle (a quarter up from a tenth, then cosine down), cosine, or constant
+    distill       a loss with a teacher, such as `distill.hinton(temperature=4)`; the teacher is the uncompressed network
+    precision     32, bf16-mixed or 16-mixed
+    augment       whether the task's augmentation is used
+    """
+
+    epochs: int = 10
+    lr: float = 0.05
+    batch_size: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "one_cycle"
+    distill: Distillation | None = None
+    precision: str = "32"
+    augment: bool = True
+
+    def check(self) -> None:
+        """Raise `ConfigError` for options that can never work."""
+        if self.epochs < 0 or self.batch_size < 1 or not self.lr > 0:
+            raise ConfigError(
+                f"`epochs` (={self.epochs}) from 0, `batch_size` (={self.batch_size}) from 1, `lr` (={self.lr}) above 0"
+            )
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"`schedule` (={self.schedule}) is one of {', '.join(SCHEDULES)}")
+        if self.precision not in ("32", "bf16-mixed", "16-mixed"):
+            raise ConfigError(f"`precision` (={self.precision}) is 32, bf16-mixed or 16-mixed")
+        if self.distill is not None:
+            self.distill.check()
+
+    def rate(self, done: float) -> float:
+        """The learning rate when the share `done` of all steps is behind."""
+        if self.schedule == "constant":
+            return self.lr
+        rise = 0.25 if self.schedule == "one_cycle" else 0.0
+        if done < rise:
+            return self.lr * (0.1 + 0.9 * done / rise)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
+
+
+@config("batchnorm")
+class BatchNorm(Config):
+    """Estimate the running mean and variance of every batch norm anew, over `images` training images.
+
+    After channels leave or weights change, the stored statistics belong to another network. Each layer gets the plain
+    average of its batch statistics. Costs one forward an image. Nothing else changes.
+    """
+
+    images: int = 2048
+    batch_size: int = 128
+
+    def check(self) -> None:
+        """Raise `ConfigError` for options that can never work."""
+        if self.images < self.batch_size or self.batch_size < 2:
+            raise ConfigError(
+                f"`images` (={self.images}) is at least one `batch_size` (={self.batch_size}), and that at least 2"
+            )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where training runs: an accelerator as Fabric names it ("auto", "cpu", "cuda"), and how many processes share a batch."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+
+
+class Watch(Protocol):
+    """Whoever wants to see training: called with every event ({"event": "step" | "epoch", …})."""
+
+    def __call__(self, event: Event) -> None:
+        """Look at one event."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model and what happened, one row an epoch."""
+
+    model: nn.Module
+    history: list[Event]
+
+
+@dataclass
+class _Job:
+    """All that one training needs; each process gets its own copy."""
+
+    fit: Fit
+    model: nn.Module
+    task: Task
+    teacher: nn.Module | None
+    seed: int
+    folder: Path
+    machine: Machine
+    watch: Watch | None = None
+
+
+def fit(
+    model: nn.Module,
+    task: Task,
+    fit: Fit,
+    *,
+    teacher: nn.Module | None = None,
+    seed: int = 0,
+    folder: Path | str | None = None,
+    machine: Machine = Machine(),  # noqa: B008 - frozen
+    watch: Watch | None = None,
+) -> Fitted:
+    """Train a copy of `model` as `fit` says and return it with one row of history an epoch.
+
+    The state of the last finished epoch lies in `folder` (a temporary one by default); a call with the same folder goes
+    on from there and ends as if it had never stopped. The accuracies are those of the validation split, last epoch.
+    Raises `TrainError` with step and learning rate when the loss is no longer a number.
+    """
+    import tempfile
+
+    fit.check()
+    if fit.distill is not None and teacher is None:
+        raise ConfigError(
+            "`distill` needs a teacher: pass `teacher=`, or run the fit inside a recipe, whose start is the teacher"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        job = _Job(fit, model, task, teacher if fit.distill else None, seed, Path(folder or scratch), machine, watch)
+        if fit.epochs and not _finished(job):
+            _launch(job)
+        new = copy.deepcopy(model)
+        history: list[Event] = []
+        if fit.epochs:
+            stored = state.read(job.folder / "fit.safetensors")
+            new.load_state_dict(stored["model"])
+            history = stored["history"]
+    return Fitted(new, history)
+
+
+def reestimate(model: nn.Module, task: Task, step: BatchNorm) -> nn.Module:
+    """A copy of `model` with batch norm statistics estimated anew, as `step` says."""
+    step.check()
+    new = copy.deepcopy(model)
+    norms = [m for m in new.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    momenta = [m.momentum for m in norms]
+    new.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the cumulative average
+        norm.train()
+    with torch.no_grad():
+        for x, _ in task.calibration(step.images, step.batch_size):
+            new(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return new.train(model.training)
+
+
+def _finished(job: _Job) -> bool:
+    path = job.folder / "fit.safetensors"
+    return path.exists() and int(state.read(path)["epoch"]) >= job.fit.epochs
+
+
+def _launch(job: _Job) -> None:
+    from lightning_fabric import Fabric
+
+    precision = {"32": "32-true"}.get(job.fit.precision, job.fit.precision)
+    several = job.machine.devices > 1
+    strategy = "ddp_spawn" if several else "auto"
+    fabric = Fabric(
+        accelerator=job.machine.accelerator,
+        devices=job.machine.devices,
+        strategy=strategy,
+        precision=precision,  # type: ignore[arg-type]
+    )
+    if several:
+        job.watch = None  # a live display cannot follow into other processes
+        fabric.launch(_train, job)
+    else:
+        _train(fabric, job)
+
+
+def _train(fabric: Any, job: _Job) -> None:
+    """The loop, in every process."""
+    if fabric.world_size > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // fabric.world_size))
+    fork = torch.random.fork_rng(devices=[])
+    with fork:
+        run = _Run(fabric, job)
+        for epoch in range(run.epoch, job.fit.epochs):
+            run.train_epoch(epoch)
+            run.finish_epoch(epoch)
+
+
+class _Run:
+    """One process's model, optimizer and teacher, restored from disk if there is something to restore."""
+
+    def __init__(self, fabric: Any, job: _Job) -> None:
+        self.fabric, self.job, self.fit = fabric, job, job.fit
+        torch.manual_seed(job.seed)
+        self.plain = copy.deepcopy(job.model).train()
+        self.layout = _layout(fabric.device)
+        self.plain.to(fabric.device, memory_format=self.layout)
+        self.teacher = None
+        if job.teacher is not None:
+            self.teacher = (
+                copy.deepcopy(job.teacher).eval().requires_grad_(False).to(fabric.device, memory_format=self.layout)
+            )
+        optimizer = torch.optim.SGD(
+            _parameter_groups(self.plain, self.fit.weight_decay),
+            lr=self.fit.lr,
+            momentum=self.fit.momentum,
+            nesterov=self.fit.momentum > 0,
+        )
+        self.epoch, self.history = 0, []
+        self.path = job.folder / "fit.safetensors"
+        stored = state.read(self.path) if self.path.exists() else None
+        if stored is not None:
+            self.plain.load_state_dict(stored["model"])
+            self.epoch, self.history = stored["epoch"], stored["history"]
+        self.model, self.optimizer = fabric.setup(self.plain, optimizer)
+        if stored is not None:
+            optimizer.load_state_dict(stored["optimizer"])
+
+    def train_epoch(self, epoch: int) -> None:
+        """One pass over the training split."""
+        job, fabric = self.job, self.fabric
+        torch.manual_seed(job.seed * 1_000_003 + epoch * 1009 + fabric.global_rank)
+        batches = job.task.batches(
+            "train", self.fit.batch_size, shuffle_seed=job.seed, augment=self.fit.augment, epoch=epoch,
+            rank=fabric.global_rank, world=fabric.world_size, drop_last=True,
+            channels_last=self.layout is torch.channels_last, device=fabric.device,
+        )  # fmt: skip
+        steps = len(batches)
+        if not steps:
+            raise TrainError(
+                f"{job.task.name}: the training split is smaller than one batch of {self.fit.batch_size}; lower `batch_size`"
+            )
+        self.model.train()
+        self.seen, self.correct, self.loss, start = 0, 0.0, 0.0, time.perf_counter()
+        for step, (x, y) in enumerate(batches):
+            rate = self.fit.rate((epoch * steps + step) / (self.fit.epochs * steps))
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            loss = self.step(x, y)
+            if not math.isfinite(loss):
+                raise TrainError(
+                    f"the loss is {loss} at epoch {epoch + 1}, step {step + 1}, learning rate {rate:.3g}. Lower `lr`."
+                )
+            self.loss += loss
+            if job.watch is not None:
+                job.watch({
+                    "event": "step", "epoch": epoch + 1, "epochs": self.fit.epochs, "step": step + 1, "steps": steps,
+                    "loss": self.loss / (step + 1), "accuracy": self.correct / self.seen,
+                    "images_s": self.seen / (time.perf_counter() - start),
+                })  # fmt: skip
+        self.loss /= steps
+        self.seconds = time.perf_counter() - start
+
+    def step(self, x: Tensor, y: Tensor) -> float:
+        """One update; the loss of the batch."""
+        outputs = self.model(x)
+        loss = self.job.task.loss(outputs, y)
+        if self.teacher is not None and self.fit.distill is not None:
+            with torch.no_grad(), self.fabric.autocast():
+                target = self.teacher(x)
+            loss = self.fit.distill(outputs, target, loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.seen += len(y)
+            self.correct += float(self.job.task.metric(outputs, y)) * len(y)
+        return float(loss.detach())
+
+    def finish_epoch(self, epoch: int) -> None:
+        """Average what the processes saw, validate, and store the state."""
+        fabric = self.fabric
+        if fabric.world_size > 1:
+            for buffer in self.plain.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(fabric.all_reduce(buffer, reduce_op="mean"))
+        if fabric.is_global_zero:
+            found = accuracy(
+                self.plain.eval(), self.job.task.batches("val", 256), self.job.task.metric, device=fabric.device
+            )
+            row = {
+                "event": "epoch", "epoch": epoch + 1, "epochs": self.fit.epochs, "train_loss": self.loss,
+                "train_accuracy": self.correct / self.seen, "val_accuracy": found.value, "seconds": round(self.seconds, 3),
+                "images_s": round(self.seen * fabric.world_size / self.seconds, 1),
+            }  # fmt: skip
+            self.history.append(row)
+            state.write(self.path, {
+                "model": self.plain.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": epoch + 1, "history": self.history,
+            })  # fmt: skip
+            if self.job.watch is not None:
+                self.job.watch(row)
+        fabric.barrier()
+
+
+def _layout(device: torch.device) -> torch.memory_format:
+    """Channels last: 2.7 against 3.7 ms an image for ResNet-20 on two CPU cores, and what tensor cores want."""
+    return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights decay; biases, norms and the scales of maps do not."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    heavy, light = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() <= 1]
+    return [{"params": heavy, "weight_decay": weight_decay}, {"params": light, "weight_decay": 0.0}]
