@@ -368,18 +368,21 @@ def test_the_whole_is_what_the_layers_formulas_say() -> None:
             assert found[name].macs == prod(out) * module.in_channels // module.groups * prod(module.kernel_size)
 
 
-@pytest.mark.parametrize("name", ["resnet20"])
+PEERS = ["resnet20", "mobilenet_v2_32", "shufflenet_v2_32", "ghostnet_32"]
+
+
+@pytest.mark.parametrize("name", PEERS)
 def test_fvcore_agrees(name: str) -> None:
     analysis = pytest.importorskip("fvcore.nn", reason="fvcore is not installed")
     model, x = zoo.create(name).eval(), torch.randn(1, 3, 32, 32)
     theirs = analysis.FlopCountAnalysis(model, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     counted = theirs.by_operator()
-    assert profile(model, x).macs == counted["conv"] + counted["linear"] + counted["matmul"]
+    assert profile(model, x).macs == sum(counted[kind] for kind in ("conv", "linear", "matmul"))
 
 
-@pytest.mark.parametrize("name", ["resnet20"])
+@pytest.mark.parametrize("name", PEERS)
 def test_ptflops_agrees(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ptflops also counts norms and activations, which are below 1.5 % here. It can do without torchvision."""
+    """ptflops adds biases, norms, activations and pools, a few percent here. It can do without torchvision."""
     monkeypatch.setitem(sys.modules, "torchvision", None)  # type: ignore[arg-type]
     ptflops = pytest.importorskip("ptflops", reason="ptflops is not installed")
     model = zoo.create(name).eval()
@@ -387,4 +390,4 @@ def test_ptflops_agrees(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         model, (3, 32, 32), as_strings=False, print_per_layer_stat=False, backend="pytorch"
     )
     ours = profile(model, torch.randn(1, 3, 32, 32))
-    assert params == ours.params and theirs == pytest.approx(ours.macs, rel=0.015)
+    assert params == ours.params and ours.macs <= theirs <= 1.07 * ours.macs

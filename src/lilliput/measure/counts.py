@@ -126,11 +126,9 @@ def profile(model: nn.Module, example: Any, *, batch: int | None = None) -> Prof
 def _layers(model: nn.Module, watch: Watch, batch: int) -> tuple[Layer, ...]:
     """Rows of modules that ran an operation, in that order, then of those that only own tensors."""
     params, sizes = _own(model)
-    ran = dict.fromkeys(watch.ran)
-    owning = [path for path in sizes if path not in ran and (params[path] or sizes[path])]
-    modules = dict(model.named_modules())
-    rows = watch.rows
-    return tuple(_layer(p, modules[p], rows.get(p, Row()), params[p], sizes[p], batch) for p in (*ran, *owning))
+    owning = [path for path in sizes if path not in watch.ran and (params[path] or sizes[path])]
+    modules, rows = dict(model.named_modules()), watch.rows
+    return tuple(_layer(p, modules[p], rows.get(p, Row()), params[p], sizes[p], batch) for p in (*watch.ran, *owning))
 
 
 def _layer(path: str, module: nn.Module, row: Row, params: int, size: int, batch: int) -> Layer:

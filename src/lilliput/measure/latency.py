@@ -234,16 +234,25 @@ def quantile(values: list[float], q: float) -> float:
 
 
 def spread(values: list[float]) -> float:
-    """Half the width of the median's 95 % confidence interval, as a share of the median.
+    """Half the width of the median's confidence interval, as a share of the median."""
+    low, high = interval(values)
+    return (high - low) / 2 / max(statistics.median(values), 1e-12)
 
-    The interval lies between the order statistics n/2 ± 0.98·√n, whatever the distribution (a sign test turned round).
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """The median's 95 % confidence interval; without bounds for fewer samples than it takes to have one.
+
+    It lies between the order statistics n/2 ± 0.98·√n, whatever the distribution (a sign test turned round).
+
+    >>> interval(list(range(100)))
+    (40.0, 59.0)
     """
     ordered, n = sorted(values), len(values)
     reach = 0.98 * math.sqrt(n)
     low, high = math.floor(n / 2 - reach), math.ceil(n / 2 + reach) - 1
     if low < 0 or high >= n:
-        return math.inf
-    return (ordered[high] - ordered[low]) / 2 / max(statistics.median(ordered), 1e-12)
+        return -math.inf, math.inf
+    return float(ordered[low]), float(ordered[high])
 
 
 def _enough(samples: Mapping[str, list[float]], runs: int | None, late: bool, tolerance: float) -> bool:

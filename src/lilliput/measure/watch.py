@@ -56,7 +56,7 @@ class Watch(TorchDispatchMode):
     def __init__(self, model: nn.Module, example: Any) -> None:
         super().__init__()
         self.rows: dict[str, Row] = {}
-        self.ran: list[str] = []
+        self.ran: dict[str, None] = {}
         self.uncounted: Counter[str] = Counter()
         self.live = Live()
         self._paths = {id(module): path for path, module in model.named_modules()}
@@ -89,8 +89,7 @@ class Watch(TorchDispatchMode):
 
     def _row(self) -> Row:
         path = host(self._stack[-1][1] if self._stack else "")
-        if path not in self.ran:
-            self.ran.append(path)
+        self.ran[path] = None
         return self.rows.setdefault(path, Row())
 
     def _follow(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
