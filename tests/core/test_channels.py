@@ -88,8 +88,21 @@ def test_dropping_all_of_a_layer_is_refused() -> None:
 def test_pinned_atoms_are_refused_with_their_reason() -> None:
     model, x = subject("residual")
     found = channels(model, x)
+    output = next(atom for atom, reason in found.pinned.items() if "output" in reason)
     with pytest.raises(EditError, match="output of the network"):
-        found.remove([next(iter(found.pinned))])
+        found.remove([output])
+
+
+def test_what_an_unknown_operation_returns_holds_back_what_meets_it() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(self.a(x).sort(1).values * self.b(x))
+
+    assert not channels(Gated(), torch.randn(1, 3, 4, 4)).atoms
 
 
 def test_naming_leaves_the_model_and_the_random_state_alone() -> None:

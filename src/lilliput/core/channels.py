@@ -112,16 +112,24 @@ def channels(model: nn.Module, example: Tensor) -> Channels:
     """
     runner = copy.deepcopy(model).eval()
     follow = Follow(runner)
+    example = example[:1] if example.dim() > 1 else example
+    follow.give(example, follow.solid(example.shape, "it is the input of the network"))
     with torch.no_grad(), follow:
-        outputs = runner(example[:1] if example.dim() > 1 else example)
+        outputs = runner(example)
     for output in tree_leaves(outputs):
         if isinstance(output, Tensor):
             follow.names.pin(follow.of(output), "it is an output of the network")
     follow.finish()
+    made = (
+        torch.cat([follow.names.roots(m) for m in follow.makers]) if follow.makers else torch.zeros(0, dtype=torch.long)
+    )
+    for _, _, vector in follow.slots:
+        follow.names.pin(vector[~torch.isin(follow.names.roots(vector), made)], "no layer makes it")
     return _collect(follow.names, follow.slots)
 
 
 def _collect(names: Names, slots: Sequence[tuple[str, str, Tensor]]) -> Channels:
     rooted = tuple(Slot(site, axis, names.roots(vector)) for site, axis, vector in slots)
-    reasons = {int(names.roots(torch.tensor(name))): why for name, why in names.reasons.items()}
+    roots = names.roots(torch.tensor(list(names.reasons), dtype=torch.long)).tolist()
+    reasons = dict(zip(roots, names.reasons.values(), strict=True))
     return Channels(rooted, reasons)

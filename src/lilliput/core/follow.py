@@ -55,26 +55,36 @@ class Follow(TorchDispatchMode):
         self.origin = WeakTensorKeyDictionary()  # tensors computed from one parameter alone, of its shape up to order
         self._made: dict[str, tuple[Tensor, Tensor]] = {}  # in and out names of weighted layers already met
         self._free = WeakTensorKeyDictionary()  # parameters that met data as plain tensors, with their names
+        self.makers: list[Tensor] = []  # names that some layer with a weight makes
         self._asleep = 0
         self._register(model)
 
     # --- what is known of a tensor ---------------------------------------------------------------------------------
 
     def of(self, tensor: Tensor) -> Tensor:
-        """The names of a tensor, of its shape; a parameter that meets data gets names of its own."""
+        """The names of a tensor, of its shape; a parameter that meets data gets names of its own, unless it is a weight."""
         if tensor in self._names_of:
-            return self._names_of[tensor]
-        if tensor in self.parameters and self._is_plain(tensor):
+            found: Tensor = self._names_of[tensor]
+            return found
+        if tensor in self.parameters and tensor.numel() > 1:
+            if not self._is_plain(tensor):
+                return self.solid(tensor.shape, "a weight is used as data")
             made = self.names.fresh(tensor.numel()).view(tensor.shape)
             self._names_of[tensor] = self._free[tensor] = made
             return made
         return torch.zeros((), dtype=torch.long).expand(tensor.shape)
 
+    def solid(self, shape: torch.Size, why: str) -> Tensor:
+        """One pinned name all over: whatever is joined with it stays as well."""
+        name = self.names.fresh(1)
+        self.names.pin(name, f"{why} ({place()})")
+        return name.view([1] * len(shape)).expand(shape)
+
     def _is_plain(self, tensor: Tensor) -> bool:
         """Whether a parameter may carry one channel an element: a scale, a gate, an embedding, but no weight matrix."""
         _, owner = self.parameters[tensor]
         is_weight = isinstance(owner, nn.modules.conv._ConvNd | nn.Linear) and tensor.dim() > 1
-        return tensor.numel() > 1 and not is_weight and sum(n > 1 for n in tensor.shape) <= 2
+        return 1 < tensor.numel() < 1 << 16 and not is_weight and sum(n > 1 for n in tensor.shape) <= 2
 
     def known(self, tensor: Any) -> bool:
         """Whether a value carries names."""
@@ -103,11 +113,14 @@ class Follow(TorchDispatchMode):
                 return
         self.slots.append((site, axis, names))
 
-    def pin(self, values: Any, why: str) -> None:
-        """Pin whatever names stand in some arguments."""
-        for value in tree_leaves(values):
-            if self.known(value):
-                self.names.pin(self.of(value), f"{why} ({place()})")
+    def pin(self, values: Any, why: str, *outputs: Any) -> None:
+        """Pin whatever names stand in some arguments, and everything that will meet the outputs."""
+        named = [value for value in tree_leaves(values) if self.known(value)]
+        for value in named:
+            self.names.pin(self.of(value), f"{why} ({place()})")
+        for result in tree_leaves(outputs) if named else ():
+            if isinstance(result, Tensor):
+                self.give(result, self.solid(result.shape, why))
 
     def site(self, tensor: Any) -> tuple[str, nn.Module | None, tuple[int, ...]] | None:
         """The parameter a tensor is or comes from: its path, the module that owns it, and the order of its dimensions."""
@@ -120,6 +133,11 @@ class Follow(TorchDispatchMode):
 
     # --- watching ---------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Spares the import of the compiler, a second on first use."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
@@ -131,7 +149,7 @@ class Follow(TorchDispatchMode):
         op = func._schema.name
         own = RULES.get(op) or next((rule for belongs, rule in KINDS if belongs(func)), None)
         if own is None:
-            self.pin((args, kwargs), f"no rule for {op.replace('::', '.')}")
+            self.pin((args, kwargs), f"no rule for {op.replace('::', '.')}", out)
         else:
             own(self, func, args, kwargs, out)
 
@@ -183,8 +201,9 @@ class Follow(TorchDispatchMode):
         """
         found = self.site(weight)
         if found is None:
-            self.names.pin(inputs, f"its weight is computed during the forward ({place()})")
-            return torch.zeros(outputs, dtype=torch.long)
+            why = "a layer whose weight is computed during the forward"
+            self.names.pin(inputs, f"{why} ({place()})")
+            return self.solid(torch.Size([outputs]), why)
         path, owner, order = found
         if path in self._made:
             first, made = self._made[path]
@@ -192,6 +211,7 @@ class Follow(TorchDispatchMode):
             return made
         made = self.names.fresh(outputs)
         self._made[path] = (inputs, made)
+        self.makers.append(made)
         for names, dim in ((made, dims[0]), (inputs, dims[1])):
             self.note(*owned(path, owner, order[dim]), names)
         return made

@@ -48,6 +48,12 @@ class Names:
             self._parent[high] = low
             if high in self.reasons:
                 self.reasons.setdefault(low, self.reasons.pop(high))
+        self._shorten()
+
+    def _shorten(self) -> None:
+        """Point every name at its representative, so that chains never grow."""
+        while not torch.equal(above := self._parent[self._parent], self._parent):
+            self._parent = above
 
     def join_along(self, names: Tensor, dim: int) -> None:
         """Declare equal all names that differ only in their index on `dim`."""

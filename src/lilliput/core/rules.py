@@ -22,7 +22,17 @@ MOVES = {
     "aten::pixel_unshuffle", "aten::index", "aten::repeat_interleave", "aten::lift_fresh_copy", "aten::lift_fresh",
     "aten::expand", "aten::detach_", "aten::im2col", "aten::alias", "aten::unfold",
 }  # fmt: skip
-POINTWISE = {"aten::native_dropout", "aten::_prelu_kernel", "aten::bernoulli", "aten::fill_", "aten::zero_"}
+POINTWISE = {
+    "aten::hardswish",
+    "aten::hardswish_",
+    "aten::mish",
+    "aten::mish_",
+    "aten::native_dropout",
+    "aten::_prelu_kernel",
+    "aten::bernoulli",
+    "aten::fill_",
+    "aten::zero_",
+}
 SHUFFLES = {"aten::channel_shuffle", "aten::native_channel_shuffle"}
 ORDERLY = {"aten::view", "aten::_unsafe_view", "aten::clone", "aten::_to_copy", "aten::contiguous", "aten::detach",
            "aten::alias", "aten::expand", "aten::lift_fresh"}  # fmt: skip
@@ -33,16 +43,18 @@ def _convolution(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     x, weight, transposed, groups = args[0], args[1], args[6], args[8]
     inputs, outputs = f.vector(x, 1), out.shape[1]
     if groups > 1 and f.site(weight) is None:
-        f.pin(x, "its weight is computed during the forward")
+        f.pin(x, "a grouped layer whose weight is computed during the forward", out)
     elif groups > 1 and groups == x.shape[1] and not transposed:
         _depthwise(f, weight, inputs, out)
     elif groups > 1 and transposed:
-        f.pin(x, "a grouped transposed convolution")
+        f.pin(x, "a grouped transposed convolution", out)
     else:
         made = f.weighted(weight, inputs, outputs, (1, 0) if transposed else (0, 1))
         if groups > 1:  # groups shrink evenly: the same places leave every group
             f.names.join_along(inputs.view(groups, -1), 0)
             f.names.join_along(made.view(groups, -1), 0)
+        if f.known(args[2]):
+            f.names.join(made, f.of(args[2]))
         f.give(out, spread(made, out.shape, 1))
 
 
@@ -62,6 +74,8 @@ def _matmul(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
     found = f.site(b)
     if found is not None and b.dim() == 2:
         made = f.weighted(b, f.vector(a, -1), out.shape[-1], (1, 0))
+        if len(args) == 3 and f.known(args[0]) and args[0].dim() == 1:
+            f.names.join(made, f.of(args[0]))
         f.give(out, spread(made, out.shape, out.dim() - 1))
         return
     _product(f, a, b, out)
@@ -73,7 +87,7 @@ def _product(f: Follow, a: Tensor, b: Tensor, out: Tensor) -> None:
     summed = [varies(left, left.dim() - 1), varies(right, right.dim() - 2)]
     rows, columns = varies(left, left.dim() - 2), varies(right, right.dim() - 1)
     if (any(summed) and not all(summed)) or (any(summed) and (rows or columns)) or (rows and columns):
-        f.pin((a, b), "a product of activations with channels on several dimensions")
+        f.pin((a, b), "a product of activations with channels on several dimensions", out)
         return
     if all(summed):
         f.names.join(f.vector(a, -1), f.vector(b, -2))
@@ -148,7 +162,7 @@ def _reduce(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
     dims = _reduced(func, args, kwargs, x.dim())
     if any(varies(names, d) for d in dims):
         if func._schema.name != "aten::sum":  # a removed term and a silenced one are the same only to a sum
-            f.pin(x, f"{func._schema.name.replace('::', '.')} over channels")
+            f.pin(x, f"{func._schema.name.replace('::', '.')} over channels", out)
         return
     keepdim = isinstance(out, Tensor) and out.dim() == x.dim()
     kept = names[tuple(slice(0, 1) if d in dims else slice(None) for d in range(x.dim()))]
@@ -212,7 +226,8 @@ def _widen(f: Follow, names: Tensor, dim: int, before: int, after: int) -> Tenso
 
 @rule("aten::copy_", "aten::index_put_", "aten::index_put", "aten::scatter", "aten::scatter_", "aten::masked_fill_")
 def _written(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    f.pin((args, kwargs), f"{func._schema.name.replace('::', '.')} writes into another tensor")
+    why = f"{func._schema.name.replace('::', '.')} writes into another tensor"
+    f.pin((args, kwargs), why, out, args[0]._base)
 
 
 @rule("aten::split", "aten::split_with_sizes", "aten::chunk", "aten::slice", "aten::unbind", "aten::select")
