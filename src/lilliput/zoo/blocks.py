@@ -24,10 +24,14 @@ def divisible(channels: float, by: int = 8) -> int:
 
 
 def initialize(model: nn.Module) -> None:
-    """He's normal start for convolutions (fan-out), N(0, 0.01) for linear layers, biases zero. arXiv:1502.01852."""
+    """He's normal start for convolutions, N(0, 0.01) for linear layers, biases zero. arXiv:1502.01852.
+
+    A convolution's variance is 2 / (k² · outputs of one group): how many outputs an input reaches.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            reached = module.weight[0, 0].numel() * module.out_channels // module.groups
+            nn.init.normal_(module.weight, 0, (2 / reached) ** 0.5)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0, 0.01)
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:

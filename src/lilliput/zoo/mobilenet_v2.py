@@ -52,7 +52,7 @@ class MobileNetV2(nn.Module):
                 continue
             wide = layer.widen(x)
             wide = wide if carried is None else wide + carried
-            x, carried = layer.narrow(wide), wide if layer.same else None
+            x, carried = layer.narrow(wide), wide if layer.same and layer.expands else None
         return x
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lilliput.errors import ConfigError
 from lilliput.zoo.blocks import Fire, initialize
 from lilliput.zoo.catalog import arch
 
@@ -34,6 +35,8 @@ class SqueezeNet(nn.Module):
 
     def __init__(self, stem: nn.Conv2d, pools: tuple[int, ...], classes: int, bypass: str, dropout: float) -> None:
         super().__init__()
+        if bypass not in ("none", "simple", "complex"):
+            raise ConfigError(f"`bypass` (={bypass!r}) is none of `none`, `simple`, `complex`")
         layers: list[nn.Module] = [stem, nn.ReLU()]
         inputs = stem.out_channels
         for number, squeeze in enumerate(SQUEEZE, 2):
