@@ -53,6 +53,18 @@ LEARNERS = [
     "slimmable_mobilenet_v1_32:widths=0.125/0.25",
 ]
 
+REMOVABLE = [
+    "shufflenet_v1_32:groups=2,width=0.5",
+    "ghostnet_32:width=0.25",
+    "effnet:width=0.25",
+    "shufflenet_v2_32:width=0.5",
+    "mobilenet_v2_32:width=0.35",
+    "shift_resnet20",
+    "mobilenet_v3_small_32:width=0.35",
+    "squeezenet_32:bypass=complex",
+    "shift_attention_resnet20:frozen=true",
+]
+
 
 def rand(*shape: int) -> Tensor:
     """A fixed random tensor."""
@@ -211,9 +223,7 @@ def test_widths_share_their_weights_but_not_their_norms() -> None:
     assert sum(p.numel() for p in model.parameters()) == plain + sum(norms[:-1])
 
 
-@pytest.mark.parametrize("spec", ["shufflenet_v1_32:groups=2,width=0.5", "ghostnet_32:width=0.25", "effnet:width=0.25",
-                                  "shufflenet_v2_32:width=0.5", "mobilenet_v2_32:width=0.35", "shift_resnet20",
-                                  "squeezenet_32:bypass=complex", "shift_attention_resnet20:frozen=true"])  # fmt: skip
+@pytest.mark.parametrize("spec", REMOVABLE)
 def test_removed_channels_are_as_silenced_ones(spec: str) -> None:
     """Half of the channels of every group are set to zero where they are made and read; then they are removed."""
     from lilliput.core.channels import channels
