@@ -364,7 +364,7 @@ def data(
     from lilliput.data import open_task, sources
 
     if name is None:
-        rows = [[n, (s.__doc__ or "").split("\n")[0]] for n, s in sources.items()]
+        rows = [[n, s.summary] for n, s in sources.items()]
         made = terminal.table("", ["name", "what it is"], rows)
         made.columns[1].justify = "left"
         terminal.show(made, [{"name": r[0], "summary": r[1]} for r in rows], json_out)

@@ -38,12 +38,12 @@ class UnknownName(UsageError, KeyError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        super().__init__(name)
+        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
+        offer = f"Did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else f"Known: {', '.join(self.known)}."
+        super().__init__(f"no {kind} is called `{name}`. {offer}")
 
     def __str__(self) -> str:
-        near = difflib.get_close_matches(self.name, self.known, n=3, cutoff=0.5)
-        offer = f"Did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else f"Known: {', '.join(self.known)}."
-        return f"no {self.kind} is called `{self.name}`. {offer}"
+        return str(self.args[0])  # where KeyError would show a repr
 
 
 class ConfigError(UsageError, ValueError):

@@ -175,7 +175,7 @@ def start_text(model: nn.Module, task: Task) -> str:
     for name, tensor in model.state_dict().items():
         content.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         content.update(
-            tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
         )
     was = record(model)
     structure = json.dumps(Record(was.architecture, was.edits).to_json(), sort_keys=True)

@@ -117,18 +117,15 @@ class Fitted:
     history: list[Event]
 
 
-@dataclass
 class _Job:
-    """All that one training needs; each process gets its own copy."""
+    """All that one training needs; each process gets its own copy. No dataclass, since Fabric would take one apart."""
 
-    fit: Fit
-    model: nn.Module
-    task: Task
-    teacher: nn.Module | None
-    seed: int
-    folder: Path
-    machine: Machine
-    watch: Watch | None = None
+    def __init__(
+        self, plan: Fit, model: nn.Module, task: Task, teacher: nn.Module | None, seed: int, folder: Path, machine: Machine
+    ) -> None:
+        self.fit, self.model, self.task, self.teacher = plan, model, task, teacher
+        self.seed, self.folder, self.machine = seed, folder, machine
+        self.watch: Watch | None = None
 
 
 def fit(
@@ -156,7 +153,8 @@ def fit(
             "`distill` needs a teacher: pass `teacher=`, or run the fit inside a recipe, whose start is the teacher"
         )
     with tempfile.TemporaryDirectory() as scratch:
-        job = _Job(fit, model, task, teacher if fit.distill else None, seed, Path(folder or scratch), machine, watch)
+        job = _Job(fit, model, task, teacher if fit.distill else None, seed, Path(folder or scratch), machine)
+        job.watch = watch
         if fit.epochs and not _finished(job):
             _launch(job)
         new = copy.deepcopy(model)

@@ -13,7 +13,7 @@ from lilliput.config import config
 from lilliput.core.channels import Channels as ChannelNames
 from lilliput.core.channels import Group, Slot, channels
 from lilliput.core.edits import Edit
-from lilliput.core.layers import Mapped
+from lilliput.core.layers import Mapped, Resizable
 from lilliput.core.method import Look, Method
 from lilliput.errors import ConfigError
 from lilliput.prune.criteria import criteria
@@ -77,7 +77,7 @@ class Channels(Method):
         return list(found.remove(gone)) if gone else []
 
     def _stays(self, model: nn.Module, group: Group) -> bool:
-        if self.scope == "inner" and len([s for s in group.slots if _view(model, s) is not None]) > 1:
+        if self.scope == "inner" and sum(_makes(model, slot) for slot in group.slots) > 1:
             return True
         return any(fnmatchcase(slot.site, pattern) for pattern in self.skip for slot in group.slots)
 
@@ -140,6 +140,14 @@ def _slot_score(view: Tensor, slot: Slot, group: Group, criterion: str) -> Tenso
     place = {atom: i for i, atom in enumerate(group.atoms)}
     where = torch.tensor([place.get(a, -1) for a in slot.atoms.tolist()])
     return torch.zeros(len(group.atoms), dtype=torch.double).index_add(0, where[where >= 0], values[where >= 0])
+
+
+def _makes(model: nn.Module, slot: Slot) -> bool:
+    """Whether a layer brings channels into being, as convolutions do and norms and depthwise convolutions do not."""
+    layer = model.get_submodule(slot.site) if not slot.axis.isdigit() else None
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return slot.axis == "out" and not layer.groups == layer.in_channels > 1
+    return slot.axis == "out" and isinstance(layer, nn.Linear | Resizable)
 
 
 def _view(model: nn.Module, slot: Slot) -> Tensor | None:
