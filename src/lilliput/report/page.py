@@ -1,0 +1,94 @@
+"""`report.html`: the whole outcome in one file that loads nothing, offline for good."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from lilliput.errors import WorkError
+from lilliput.report import classes, compared, layers, notes, training, tried, verdict
+from lilliput.report.amounts import listing, plural
+from lilliput.report.outcome import Outcome
+from lilliput.report.parts import FOLDER, Section, templates
+
+Chapter = Callable[[Outcome], Section]
+
+
+def result(outcome: Outcome) -> Section:
+    """Every figure before and after."""
+    return Section("result", "Before and after", (compared.table(outcome.metrics),))
+
+
+# The order of the page. A further chapter is a function here and nothing else.
+CHAPTERS: tuple[Chapter, ...] = (
+    result,
+    layers.section,
+    classes.section,
+    training.section,
+    tried.section,
+    notes.recipe,
+    notes.edits,
+    notes.warnings,
+    notes.environment,
+)
+
+
+def render(folder: Path) -> Path:
+    """Write `report.html` into a run's folder, from the `metrics.json`, `details.json` and `recipe.yaml` there.
+
+    Only `metrics.json` must exist; what is missing in any of them is shown as not recorded. The same files give
+    the same bytes. Raises `UsageError` without `metrics.json`, `FormatError` where a file is not what its name says.
+    """
+    folder = Path(folder)
+    path = folder / "report.html"
+    _write(path, page(Outcome.read(folder)))
+    return path
+
+
+def page(outcome: Outcome) -> str:
+    """The page as text."""
+    from markupsafe import Markup
+
+    sections = [chapter(outcome) for chapter in CHAPTERS]
+    template = templates().get_template("page.html")
+    return template.render(
+        outcome=outcome,
+        sentence=verdict.verdict(outcome.metrics),
+        met=verdict.met(outcome.metrics),
+        asked=verdict.asked(outcome.metrics),
+        tiles=compared.tiles(outcome.metrics),
+        warned=_warned(outcome),
+        sections=sections,
+        style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
+        script=Markup((FOLDER / "page.js").read_text(encoding="utf-8")),
+        plotly=Markup(_plotly() if any(section.drawn for section in sections) else ""),
+    )
+
+
+def _warned(outcome: Outcome) -> str:
+    many = len(listing(outcome.details.get("warnings")))
+    return plural(many, "warning") if many else ""
+
+
+def _plotly() -> str:
+    """Plotly's own script, with every address in it spelt so that the text of the page holds none.
+
+    Charts of maps would load from them; there are none here, and the page's policy forbids it. `\\x2f` is a slash in
+    JavaScript's strings and patterns.
+    """
+    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+
+    return str(get_plotlyjs()).replace("://", ":\\x2f/")
+
+
+def _write(path: Path, text: str) -> None:
+    """To a temporary sibling that is renamed, so that a report is whole or not there."""
+    sibling = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        sibling.write_text(text, encoding="utf-8", errors="replace")  # a file name may hold bytes that are no text
+        os.replace(sibling, path)
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written: {error.strerror or error}. What was there before is untouched.") from None
+    finally:
+        sibling.unlink(missing_ok=True)

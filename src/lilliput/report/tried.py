@@ -1,0 +1,117 @@
+"""What was tried, and what was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lilliput.report import amounts
+from lilliput.report.amounts import MISSING, listing, mappings, milliseconds, number, percent, plural
+from lilliput.report.compared import latency
+from lilliput.report.outcome import Outcome
+from lilliput.report.parts import Cell, Chart, Choice, Column, Part, Prose, Section, Table, plain
+from lilliput.report.verdict import limit
+
+Candidate = Mapping[str, Any]
+GROUPS = (
+    ("chosen", "chosen"),
+    ("meets", "meets the budget"),
+    ("misses", "misses the budget"),
+    ("unknown", "budget not recorded"),
+)
+
+
+def section(outcome: Outcome) -> Section:
+    """Candidates by latency and size, and all that is known of each in a table."""
+    tried = mappings(outcome.details.get("tried"))
+    if not tried:
+        recorded = isinstance(outcome.details.get("tried"), list)
+        text = "Nothing was searched: the recipe was given." if recorded else "What was tried was not recorded."
+        return Section("tried", "What was tried", (Prose(text),))
+    chosen = [candidate for candidate in tried if candidate.get("chosen")]
+    lead = f"{plural(len(tried), 'candidate')} measured before any training."
+    what = f" Chosen: {'; '.join(_name(c) for c in chosen)}." if chosen else " None was marked as chosen."
+    parts: list[Part] = [Prose(lead + what)]
+    return Section("tried", "What was tried", (*parts, *_charts(outcome, tried), _table(tried)))
+
+
+def _name(candidate: Candidate) -> str:
+    """Its methods in order.
+
+    >>> _name({"methods": []})
+    'unchanged'
+    """
+    if not isinstance(candidate.get("methods"), list):
+        return f"methods {MISSING}"
+    return ", then ".join(str(method) for method in listing(candidate["methods"])) or "unchanged"
+
+
+def _group(candidate: Candidate) -> str:
+    if candidate.get("chosen"):
+        return "chosen"
+    meets = candidate.get("meets")
+    return "unknown" if meets is None else "meets" if meets else "misses"
+
+
+def _outcome(candidate: Candidate) -> str:
+    missed = candidate.get("chosen") and candidate.get("meets") is False
+    return "chosen, misses the budget" if missed else dict(GROUPS)[_group(candidate)]
+
+
+def _charts(outcome: Outcome, tried: Sequence[Candidate]) -> list[Part]:
+    """Latency against size, for the candidates of which both are known.
+
+    The ratio to the uncompressed network, timed in turns with the candidate, compares with that of others even where
+    the machine drifted in between; milliseconds stand in only where a ratio is missing.
+    """
+    axis = "ratio" if all(number(c.get("ratio")) is not None for c in tried) else "ms"
+    shown = [c for c in tried if number(c.get("bytes")) is not None and number(c.get(axis)) is not None]
+    if not shown:
+        return []
+    data = {
+        "x": [number(c["bytes"]) for c in shown],
+        "y": [number(c[axis]) for c in shown],
+        "group": [_group(c) for c in shown],
+        "hover": [_hover(c) for c in shown],
+        "x_title": "size, bytes",
+        "y_title": "latency, times the uncompressed network" if axis == "ratio" else "latency, ms",
+        "lines": _limits(outcome, axis),
+    }
+    title = "Latency against size"
+    groups = {_group(c) for c in shown}
+    return [Chart("points", title, (Choice(title, data),), tuple(pair for pair in GROUPS if pair[0] in groups))]
+
+
+def _limits(outcome: Outcome, axis: str) -> list[dict[str, Any]]:
+    """The budgets as lines."""
+    baseline = latency(outcome.before)
+    size = limit(outcome.metrics, "size", number(outcome.before.get("file_bytes")))
+    most = limit(outcome.metrics, "latency", baseline)
+    if most is not None and axis == "ratio":
+        most = most / baseline if baseline else None
+    lines = [{"axis": "x", "at": size, "text": "size budget"}, {"axis": "y", "at": most, "text": "latency budget"}]
+    return [line for line in lines if line["at"] is not None]
+
+
+def _hover(candidate: Candidate) -> str:
+    name = "<br>then ".join(plain(method, 44) for method in _name(candidate).split(", then "))
+    return "<br>".join([f"<b>{name}</b>", *(f"{title}: {cell.text}" for title, cell in _figures(candidate))])
+
+
+def _figures(candidate: Candidate) -> list[tuple[str, Cell]]:
+    shown = (
+        ("Latency", "ms", milliseconds),
+        ("Ratio", "ratio", "{:.2f}x".format),
+        ("Size", "bytes", amounts.size),
+        ("Accuracy before training", "proxy_accuracy", percent),
+    )
+    values = [(title, number(candidate.get(key)), show) for title, key, show in shown]
+    return [(title, Cell("—" if value is None else show(value), value)) for title, value, show in values]
+
+
+def _table(tried: Sequence[Candidate]) -> Table:
+    columns = (Column("Candidate"), *(Column(title, True) for title, _ in _figures({})), Column("Outcome"))
+    rows = tuple((Cell.of(_name(c)), *(cell for _, cell in _figures(c)), Cell.of(_outcome(c))) for c in tried)
+    marked = frozenset(i for i, c in enumerate(tried) if c.get("chosen"))
+    caption = "A dash stands where nothing was measured."
+    return Table(columns, rows, caption, marked=marked)

@@ -1,0 +1,116 @@
+"""The page in a real browser, headless: nothing is asked for, nothing goes wrong, charts are drawn, tables sort."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import made_up_run
+import pytest
+
+from lilliput import report
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+
+# Stands before everything else on the page and notes what a reader would find in the console.
+TRAP = """<script>
+window.found = {wrong: []};
+addEventListener("error", (e) => found.wrong.push("error: " + (e.message || e.target.outerHTML)), true);
+addEventListener("unhandledrejection", (e) => found.wrong.push("promise: " + e.reason));
+document.addEventListener("securitypolicyviolation", (e) => found.wrong.push("policy: " + e.blockedURI));
+for (const name of ["error", "warn"]) console[name] = (...text) => found.wrong.push(name + ": " + text.join(" "));
+</script>"""
+
+# Stands behind everything: what a reader does, and what comes of it.
+READER = """<script>
+const column = (n) => [...document.querySelectorAll("#tried tbody tr")].map((row) => row.cells[n].innerText);
+const sorted = (n) => (document.querySelectorAll("#tried thead th")[n].querySelector("button").click(), column(n));
+const layers = document.querySelector("#layers .plot");
+const heights = () => layers.data[0].y ?? layers.data[0].x;
+found.charts = [...document.querySelectorAll(".plot")].map((plot) => plot.querySelectorAll(".main-svg").length);
+found.points = [...document.querySelectorAll("#tried .scatterlayer .point")].length;
+found.macs = heights();
+document.querySelectorAll("#layers .choices button")[2].click();
+found.bits = heights();
+found.sorted = {ratio: sorted(2), back: sorted(2), accuracy: sorted(4), name: sorted(0)};
+found.requests = performance.getEntriesByType("resource").map((entry) => entry.name);
+found.wide = document.documentElement.scrollWidth > innerWidth;
+dispatchEvent(new Event("beforeprint"));
+found.printed = {width: layers._fullLayout.width, ink: getComputedStyle(document.body).backgroundColor};
+dispatchEvent(new Event("afterprint"));
+document.documentElement.dataset.found = JSON.stringify(found);
+</script>"""
+
+
+class Found(HTMLParser):
+    """What `READER` wrote on the page's root."""
+
+    value: Any = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "html":
+            self.value = json.loads(dict(attrs).get("data-found") or "null")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The report of a run whose names are HTML, as a phone in the dark finds it."""
+    if BROWSER is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the path (on Debian: apt install chromium)")
+    folder = made_up_run.write(tmp_path_factory.mktemp("run"))
+    details = made_up_run.details()
+    details["model"] = details["classes"][0] = "<img src=x onerror=alert(1)>"
+    for side in details["layers"].values():
+        side[0]["name"] = details["model"]
+    (folder / "details.json").write_text(json.dumps(details))
+    path = report.render(folder)
+    text = path.read_text(encoding="utf-8").replace("<head>", f"<head>{TRAP}", 1)
+    path.write_text(text.replace("</body>", f"{READER}</body>"), encoding="utf-8")
+    return dump(path, folder / "profile")
+
+
+def dump(path: Path, profile: Path) -> dict[str, Any]:
+    """Open a page in the browser and read what it found."""
+    flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --no-first-run --window-size=800,900"
+    command = [str(BROWSER), *flags.split(), f"--user-data-dir={profile}", "--blink-settings=preferredColorScheme=0"]
+    done = subprocess.run([*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=180)
+    reader = Found()
+    reader.feed(done.stdout)
+    if reader.value is None:
+        pytest.fail(f"the page did not run to its end: {done.stderr[-2000:]}")
+    return dict(reader.value)
+
+
+def test_nothing_goes_wrong(found: dict[str, Any]) -> None:
+    assert found["wrong"] == []
+
+
+def test_nothing_is_asked_for(found: dict[str, Any]) -> None:
+    assert found["requests"] == []
+
+
+def test_every_chart_is_drawn(found: dict[str, Any]) -> None:
+    assert len(found["charts"]) == 5 and all(found["charts"])
+    assert found["points"] == len(made_up_run.tried())
+
+
+def test_a_button_shows_another_quantity(found: dict[str, Any]) -> None:
+    assert found["macs"][0] == 442_368 and set(found["bits"]) == {32}
+
+
+def test_tables_sort_by_a_click(found: dict[str, Any]) -> None:
+    ratios, back = ([float(text.rstrip("x")) for text in found["sorted"][way]] for way in ("ratio", "back"))
+    assert ratios == sorted(ratios, reverse=True) and back == sorted(back) and len(set(back)) > 1
+    measured = [text != "—" for text in found["sorted"]["accuracy"]]
+    assert measured == sorted(measured, reverse=True) and any(measured)
+    assert found["sorted"]["name"][-1] == "unchanged"
+
+
+def test_the_page_is_as_wide_as_the_screen_and_prints_on_white(found: dict[str, Any]) -> None:
+    assert not found["wide"]
+    assert found["printed"] == {"width": 690, "ink": "rgb(255, 255, 255)"}
