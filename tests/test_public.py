@@ -16,9 +16,7 @@ NAMED = {
     *("distill", "factor", "prune", "quant", "testing", "zoo"),
 }
 
-pytestmark = pytest.mark.skipif(
-    not (SRC / "lilliput" / "__init__.py").exists(), reason="the package has no __init__.py yet"
-)
+pytestmark = pytest.mark.skipif(not (SRC / "lilliput" / "__init__.py").exists(), reason="the package has no __init__.py yet")
 
 
 def test_import_is_lean() -> None:

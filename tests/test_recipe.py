@@ -116,7 +116,9 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path: Path) -> N
     straight = run(network().eval(), recipe, Bench(task(), tmp_path / "straight"))
     code = VICTIM.format(tests=str(Path(__file__).parent), root=str(tmp_path / "killed"))
     for attempt in range(3):
-        victim = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        victim = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
         wait_for_epoch(tmp_path / "killed", 3 * (attempt + 1), victim)
         victim.send_signal(signal.SIGKILL)
         victim.communicate()

@@ -13,9 +13,7 @@ from lilliput.measure.accuracy import Accuracy, accuracy
 from lilliput.store import load
 
 
-def evaluate(
-    model_or_file: nn.Module | str | Path, task: Task, split: str = "test", *, batch_size: int = 250
-) -> Accuracy:
+def evaluate(model_or_file: nn.Module | str | Path, task: Task, split: str = "test", *, batch_size: int = 250) -> Accuracy:
     """The accuracy of a network on one split of a task.
 
     A module or a `.lil` (which must need no code of its own) runs in PyTorch, an `.onnx` in ONNX Runtime.

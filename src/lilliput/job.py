@@ -31,6 +31,7 @@ from lilliput.train import Event, Fit, Machine, Watch
 __all__ = ["STEPS", "Result", "Settings", "check_fit", "compress", "missed", "pretrain", "train"]
 
 Say = Callable[[str], None]
+UNNAMED = "nothing says how to build this network again; take it from the zoo, or set `model.architecture = 'file.py:function'`"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def compress(
     *,
     out: str | Path,
     budget: Budget | None = None,
-    settings: Settings = Settings(),  # noqa: B008 - frozen
+    settings: Settings = Settings(),
 ) -> Result:
     """Compress a trained network by a recipe, or by the gentlest recipe measured to meet a budget, and prove it.
 
@@ -108,12 +109,11 @@ def check_fit(model: nn.Module, task: Task) -> None:
             outputs = model.eval()(task.example())
     except RuntimeError as error:
         first = str(error).split("\n")[0]
-        raise ModelError(
-            f"the model cannot take {task.name}'s images of {' x '.join(map(str, shape))}: {first}"
-        ) from None
+        raise ModelError(f"the model cannot take {task.name}'s images of {' x '.join(map(str, shape))}: {first}") from None
     if outputs.shape[-1] != task.classes:
         raise ModelError(
-            f"the model has {outputs.shape[-1]} classes and {task.name} has {task.classes}; build it with `classes={task.classes}`"
+            f"the model has {outputs.shape[-1]} classes and {task.name} has {task.classes}; "
+            f"build it with `classes={task.classes}`"
         )
 
 
@@ -122,7 +122,7 @@ class _Measured:
     """One network with its files and figures."""
 
     exported: Exported
-    file_bytes: int
+    file_bytes: int | None
     profile: Any
     test: Accuracy
     val: Accuracy
@@ -145,10 +145,13 @@ class _Compression:
         self.begun = time.perf_counter()
         self.say = settings.say
         self.example = task.example()
+        self.storable = record(model).architecture is not None
 
     def go(self, recipe: Recipe | None) -> Result:
         """All of it."""
         check_fit(self.model, self.task)
+        if self.budget.size is not None and not self.storable:
+            raise ModelError(f"a size budget is about model.lil, which cannot be written: {UNNAMED}")
         self.out.mkdir(parents=True, exist_ok=True)
         clock = Clock(self.example, threads=self.settings.threads)
         bench = _bench(self.task, self.settings, clock, self._log)
@@ -220,10 +223,13 @@ class _Compression:
         }  # fmt: skip
 
     def _warnings(self, before: _Measured, after: _Measured, proposal: Proposal | None) -> list[str]:
-        lines = [*before.profile.uncounted_lines(), *after.profile.uncounted_lines()]
+        found = {**before.profile.uncounted, **after.profile.uncounted}
+        lines = [f"{name} ran {times} times and its cost is not counted" for name, times in found.items()]
+        if not self.storable:
+            lines.append(f"model.lil was not written: {UNNAMED}")
         if proposal is not None and not proposal.reachable:
             lines.append("No candidate met the size and latency budgets; the nearest one was taken.")
-        return list(dict.fromkeys(lines))
+        return lines
 
 
 def _bench(task: Task, settings: Settings, clock: Clock | None, watch: Watch | None = None) -> Bench:

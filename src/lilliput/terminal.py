@@ -57,9 +57,7 @@ class Training:
         self.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.progress.stop()
 
     def __call__(self, event: dict[str, Any]) -> None:
@@ -69,7 +67,8 @@ class Training:
         else:
             self._close()
             say(
-                f"epoch {event['epoch']}/{event['epochs']}: loss {event['train_loss']:.3f}, train {100 * event['train_accuracy']:.1f} %, "
+                f"epoch {event['epoch']}/{event['epochs']}: loss {event['train_loss']:.3f}, "
+                f"train {100 * event['train_accuracy']:.1f} %, "
                 f"validation {100 * event['val_accuracy']:.1f} %, {event['images_s']:,.0f} images/s"
             )
 
@@ -79,9 +78,7 @@ class Training:
             self.bar = self.progress.add_task("training", total=total, figures="")
         done = (event["epoch"] - 1) * event["steps"] + event["step"]
         figures = f"{100 * event['accuracy']:.1f} %  {event['images_s']:,.0f} images/s"
-        self.progress.update(
-            self.bar, completed=done, figures=figures, description=f"epoch {event['epoch']}/{event['epochs']}"
-        )
+        self.progress.update(self.bar, completed=done, figures=figures, description=f"epoch {event['epoch']}/{event['epochs']}")
 
     def _close(self) -> None:
         if self.bar is not None and self.progress.tasks and self.progress.tasks[-1].finished:

@@ -1,4 +1,4 @@
-"""Training between the steps of a recipe: one loop on Lightning Fabric, resumable at every epoch, always with its own optimizer.
+"""Training between the steps of a recipe: one loop on Lightning Fabric, resumable at every epoch, with its own optimizer.
 
 Randomness is a function of (seed, epoch, position): the order of the images, their augmentation and dropout are seeded
 anew each epoch, so that a run that was stopped ends bit-equal to one that was not.
@@ -136,7 +136,7 @@ def fit(
     teacher: nn.Module | None = None,
     seed: int = 0,
     folder: Path | str | None = None,
-    machine: Machine = Machine(),  # noqa: B008 - frozen
+    machine: Machine = Machine(),
     watch: Watch | None = None,
 ) -> Fitted:
     """Train a copy of `model` as `fit` says and return it with one row of history an epoch.
@@ -232,9 +232,7 @@ class _Run:
         self.plain.to(fabric.device, memory_format=self.layout)
         self.teacher = None
         if job.teacher is not None:
-            self.teacher = (
-                copy.deepcopy(job.teacher).eval().requires_grad_(False).to(fabric.device, memory_format=self.layout)
-            )
+            self.teacher = copy.deepcopy(job.teacher).eval().requires_grad_(False).to(fabric.device, memory_format=self.layout)
         optimizer = torch.optim.SGD(
             _parameter_groups(self.plain, self.fit.weight_decay),
             lr=self.fit.lr,
@@ -310,18 +308,15 @@ class _Run:
                 if buffer.is_floating_point():
                     buffer.copy_(fabric.all_reduce(buffer, reduce_op="mean"))
         if fabric.is_global_zero:
-            found = accuracy(
-                self.plain.eval(), self.job.task.batches("val", 256), self.job.task.metric, device=fabric.device
-            )
+            found = accuracy(self.plain.eval(), self.job.task.batches("val", 256), self.job.task.metric, device=fabric.device)
             row = {
                 "event": "epoch", "epoch": epoch + 1, "epochs": self.fit.epochs, "train_loss": self.loss,
                 "train_accuracy": self.correct / self.seen, "val_accuracy": found.value, "seconds": round(self.seconds, 3),
                 "images_s": round(self.seen * fabric.world_size / self.seconds, 1),
             }  # fmt: skip
             self.history.append(row)
-            state.write(self.path, {
-                "model": self.plain.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": epoch + 1, "history": self.history,
-            })  # fmt: skip
+            kept = {"model": self.plain.state_dict(), "optimizer": self.optimizer.state_dict()}
+            state.write(self.path, {**kept, "epoch": epoch + 1, "history": self.history})
             if self.job.watch is not None:
                 self.job.watch(row)
         fabric.barrier()

@@ -1,7 +1,8 @@
 """Which channels belong together: run the network once on the names of its channels instead of their values.
 
 A convolution makes new names, batch norm and depthwise convolutions keep them, addition joins them, and cat, split, view,
-permute, flatten and channel shuffle are executed on the names, so that no index arithmetic is written by hand (core/rules). Names joined together live and die together. An operation without a rule pins the names that reach it.
+permute, flatten and channel shuffle are executed on the names, so that no index arithmetic is written by hand (core/rules).
+Names joined together live and die together. An operation without a rule pins the names that reach it.
 """
 
 from __future__ import annotations
@@ -89,17 +90,13 @@ class Channels:
         """
         gone = set(atoms)
         for atom in gone - self.atoms:
-            raise EditError(
-                f"channels of atom {atom} cannot be removed: {self.pinned.get(atom, 'nothing would be left')}"
-            )
+            raise EditError(f"channels of atom {atom} cannot be removed: {self.pinned.get(atom, 'nothing would be left')}")
         index = torch.tensor(sorted(gone), dtype=torch.long)
         edits = []
         for slot in self.slots:
             keep = torch.nonzero(~torch.isin(slot.atoms, index)).flatten().tolist()
             if not keep:
-                raise EditError(
-                    f"{slot.site}: all {len(slot.atoms)} channels of `{slot.axis}` would go; keep at least one"
-                )
+                raise EditError(f"{slot.site}: all {len(slot.atoms)} channels of `{slot.axis}` would go; keep at least one")
             if len(keep) < len(slot.atoms):
                 edits.append(Resize(slot.site, slot.axis, tuple(keep)))
         return edits
@@ -120,9 +117,7 @@ def channels(model: nn.Module, example: Tensor) -> Channels:
         if isinstance(output, Tensor):
             follow.names.pin(follow.of(output), "it is an output of the network")
     follow.finish()
-    made = (
-        torch.cat([follow.names.roots(m) for m in follow.makers]) if follow.makers else torch.zeros(0, dtype=torch.long)
-    )
+    made = torch.cat([follow.names.roots(m) for m in follow.makers]) if follow.makers else torch.zeros(0, dtype=torch.long)
     for _, _, vector in follow.slots:
         follow.names.pin(vector[~torch.isin(follow.names.roots(vector), made)], "no layer makes it")
     return _collect(follow.names, follow.slots)

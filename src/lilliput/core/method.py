@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -48,8 +49,10 @@ class Method(Config):
 
     Contract. `plan` changes nothing: not the model, not its mode, not the global random state. The same model, look and
     seed give the same edits. Edits survive JSON, and replaying them on a fresh model gives the same network. At strength
-    zero (keep everything, all bits) the network computes what it did.
+    zero (keep everything, all bits) the network computes what it did; `identity` names the options of strength zero.
     """
+
+    identity: ClassVar[dict[str, Any]] = {}
 
     def plan(self, model: nn.Module, look: Look) -> list[Edit]:
         """The edits this method proposes."""

@@ -78,9 +78,7 @@ def _resize(model: nn.Module, edit: Resize) -> None:
 def _check_range(edit: Resize, channels: int | None) -> None:
     ascending = all(a < b for a, b in zip(edit.keep, edit.keep[1:], strict=False))
     if not ascending or edit.keep[0] < 0 or (channels is not None and edit.keep[-1] >= channels):
-        raise EditError(
-            f"`keep` must ascend within 0..{(channels or 0) - 1}; it runs from {edit.keep[0]} to {edit.keep[-1]}"
-        )
+        raise EditError(f"`keep` must ascend within 0..{(channels or 0) - 1}; it runs from {edit.keep[0]} to {edit.keep[-1]}")
 
 
 def _swap(model: nn.Module, edit: Swap, weights: bool) -> None:

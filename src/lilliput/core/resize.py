@@ -61,9 +61,7 @@ def _grouped(layer: _ConvNd, axis: str, keep: tuple[int, ...]) -> None:
     parts = [[i for i in keep if i // each == g] for g in range(layer.groups)]
     left = [part for part in parts if part]
     if len({len(part) for part in left}) > 1:
-        raise EditError(
-            f"the {layer.groups} groups must keep equally many channels, and keep {[len(p) for p in parts]}"
-        )
+        raise EditError(f"the {layer.groups} groups must keep equally many channels, and keep {[len(p) for p in parts]}")
     if axis == "out":
         _slice(layer, ("weight", "bias"), 0, keep)
         _resize_maps(layer, axis, keep)
@@ -120,9 +118,7 @@ def _norm(layer: _BatchNorm, axis: str, keep: tuple[int, ...]) -> None:
 def _group_norm(layer: nn.GroupNorm, axis: str, keep: tuple[int, ...]) -> None:
     each = layer.num_channels // layer.num_groups
     if len(keep) % each or any(len({i // each for i in keep[k : k + each]}) > 1 for k in range(0, len(keep), each)):
-        raise EditError(
-            f"a group norm loses whole groups of {each} channels; it would change what the others are divided by"
-        )
+        raise EditError(f"a group norm loses whole groups of {each} channels; it would change what the others are divided by")
     _slice(layer, ("weight", "bias"), 0, keep)
     layer.num_channels, layer.num_groups = len(keep), len(keep) // each
 

@@ -340,9 +340,7 @@ def _lineage(f: Follow, op: str, args: tuple[Any, ...], out: Any) -> bool:
 def _pointwise(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     results = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-    if not any(
-        f.known(t) for t in tensors
-    ):  # parameters among themselves: a masked or rounded weight is still that weight
+    if not any(f.known(t) for t in tensors):  # parameters among themselves: a masked or rounded weight is still that weight
         for t in tensors:
             found = f.site(t)
             if found is not None and t.dim() > 1 and results and results[0].shape == t.shape:

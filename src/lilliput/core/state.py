@@ -28,9 +28,7 @@ def write(path: Path, tree: Any) -> None:
         save_file(tensors, sibling, metadata=meta)
         os.replace(sibling, path)
     except OSError as error:
-        raise WorkError(
-            f"{path}: cannot be written: {error.strerror or error}. What was there before is untouched."
-        ) from None
+        raise WorkError(f"{path}: cannot be written: {error.strerror or error}. What was there before is untouched.") from None
     finally:
         sibling.unlink(missing_ok=True)
 
@@ -56,9 +54,7 @@ def write_json(path: Path, value: Any) -> None:
         sibling.write_text(json.dumps(value, indent=2) + "\n")
         os.replace(sibling, path)
     except OSError as error:
-        raise WorkError(
-            f"{path}: cannot be written: {error.strerror or error}. What was there before is untouched."
-        ) from None
+        raise WorkError(f"{path}: cannot be written: {error.strerror or error}. What was there before is untouched.") from None
     finally:
         sibling.unlink(missing_ok=True)
 

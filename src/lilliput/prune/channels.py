@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,8 @@ class Channels(Method):
 
     Li et al. 2017, arXiv:1608.08710; coupling through additions as in Fang et al. 2023, "DepGraph", arXiv:2301.12900.
     """
+
+    identity: ClassVar[dict[str, Any]] = {"keep": 1.0}
 
     keep: float | dict[str, float] = 1.0
     criterion: str = "l1"
@@ -125,9 +128,7 @@ def widths(found: ChannelNames) -> list[Width]:
 
 def score(model: nn.Module, group: Group, criterion: str, couple: str) -> Tensor:
     """The worth of each atom of a group, (atoms,), 1 on average in every layer before layers are joined."""
-    measured = [
-        _slot_score(view, slot, group, criterion) for slot in group.slots if (view := _view(model, slot)) is not None
-    ]
+    measured = [_slot_score(view, slot, group, criterion) for slot in group.slots if (view := _view(model, slot)) is not None]
     if not measured:
         return torch.ones(len(group.atoms))
     return JOIN[couple](torch.stack(measured), 0)

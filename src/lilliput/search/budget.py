@@ -79,7 +79,8 @@ class Budget:
             drop = 100 * (before["accuracy"] - after["accuracy"])
             if drop > self.max_drop + 1e-9:
                 missed.append(
-                    f"accuracy: {drop:.2f} points lost on the test split, {drop - self.max_drop:.2f} more than the {self.max_drop:g} allowed"
+                    f"accuracy: {drop:.2f} points lost on the test split, "
+                    f"{drop - self.max_drop:.2f} more than the {self.max_drop:g} allowed"
                 )
         return missed
 
@@ -215,9 +216,7 @@ class _Finder:
         tried = Tried(shrink, int8, now, now / was, size, False)
         tried = Tried(shrink, int8, now, now / was, size, self.excess(tried) <= 1)
         name = ", ".join(m.text() for m in tried.methods) or "unchanged"
-        self.say(
-            f"{name}: {tried.ratio:.2f}x latency, {size / 1000:,.0f} kB{', meets the budget' if tried.meets else ''}"
-        )
+        self.say(f"{name}: {tried.ratio:.2f}x latency, {size / 1000:,.0f} kB{', meets the budget' if tried.meets else ''}")
         return tried
 
     def excess(self, tried: Tried) -> float:
@@ -236,7 +235,5 @@ class _Finder:
         if tried.shrink is not None:
             small = reestimate(perform(self.model, tried.shrink.plan(self.model, self.look)), self.task, BatchNorm())
         found = accuracy(small, self.task.batches("val", 256), self.task.metric)
-        self.say(
-            f"{', '.join(m.text() for m in tried.methods) or 'unchanged'}: {100 * found.value:.1f} % before training"
-        )
+        self.say(f"{', '.join(m.text() for m in tried.methods) or 'unchanged'}: {100 * found.value:.1f} % before training")
         return Tried(tried.shrink, tried.int8, tried.ms, tried.ratio, tried.bytes, True, found.value)

@@ -64,10 +64,15 @@ def create(spec: str, **options: Any) -> nn.Module:
             raise ConfigError(f"{name}: no option is called `{option}`. Options: {', '.join(entry.options) or 'none'}.")
     try:
         model = entry.build(**options)
+    except ConfigError:
+        raise
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ModelError(f"{name}: cannot be built with {options}: {error}") from None
     model.architecture = spell(name, options)  # type: ignore[assignment]
-    model.input_shape = entry.input  # type: ignore[assignment]
+    channels, height, width = entry.input
+    size = options.get("size", height)
+    shape = (options.get("channels", channels), size, size if height == width else width)
+    model.input_shape = shape  # type: ignore[assignment]
     return model
 
 

@@ -1,0 +1,5 @@
+"""`python -m lilliput`."""
+
+from lilliput.cli import main
+
+main()

@@ -1,0 +1,239 @@
+"""Commands that look: costs, times, accuracies, files, and what there is to choose from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lilliput.cli.options import (
+    Data,
+    Json,
+    Model,
+    Seed,
+    Shape,
+    SkipBad,
+    Split,
+    Threads,
+    Weights,
+    app,
+    example_of,
+    input_of,
+    shape_of,
+)
+from lilliput.errors import UsageError
+
+
+@app.command(epilog=example_of("profile mobilenet_v2 --input 3,192,192"))
+def profile(model: Model, weights: Weights = None, input: Shape = None, json_out: Json = False) -> None:
+    """Count parameters, multiply-adds, bytes and peak activation memory, layer by layer."""
+    from lilliput.measure import profile as measure
+    from lilliput.opening import open_model
+    from lilliput.terminal import show
+
+    network = open_model(model, weights=weights)
+    found = measure(network, input_of(network, input))
+    show(found, found.to_json(), json_out)
+
+
+@app.command(epilog=example_of("latency out/digits/model.onnx --input 1,8,8"))
+def latency(
+    model: Annotated[str, typer.Argument(metavar="FILE", help="An `.onnx`, or any MODEL, which is exported first.")],
+    input: Shape = None,
+    runtime: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
+    threads: Threads = 1,
+    json_out: Json = False,
+) -> None:
+    """Time one inference: median and spread, threads pinned, on the runtime that will run it."""
+    from lilliput.clock import latency as measure
+    from lilliput.export.onnx import input_shape
+    from lilliput.opening import open_model
+    from lilliput.terminal import show
+
+    if model.endswith(".onnx"):
+        import torch
+
+        shape = shape_of(input) if input else input_shape(Path(model))
+        found = measure(Path(model), torch.zeros(1, *shape), runtime, threads)
+    else:
+        network = open_model(model)
+        found = measure(network, input_of(network, input), runtime, threads)
+    show(str(found), found.to_json(), json_out)
+
+
+@app.command(epilog=example_of("evaluate out/digits/model.onnx --data digits"))
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="FILE", help="An `.onnx`, or any MODEL.")],
+    data: Data,
+    weights: Weights = None,
+    split: Split = "test",
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
+    json_out: Json = False,
+) -> None:
+    """Measure accuracy on a split, with its 95 % confidence interval."""
+    from lilliput.data import open_task
+    from lilliput.terminal import show
+
+    task = open_task(data, seed=seed, skip_bad=skip_bad)
+    found = accuracy_of(model, task, split, weights)
+    low, high = found.interval()
+    line = (
+        f"{100 * found.value:.2f} % ({found.correct} of {found.total} right; 95 % interval {100 * low:.2f} to {100 * high:.2f})"
+    )
+    show(line, found.to_json(), json_out)
+
+
+@app.command(epilog=example_of("compare out/digits/baseline.onnx out/digits/model.onnx --data digits"))
+def compare(
+    files: Annotated[list[Path], typer.Argument(help="Two or more `.onnx` files.")],
+    data: Data,
+    threads: Threads = 1,
+    seed: Seed = 0,
+    json_out: Json = False,
+) -> None:
+    """Compare exported networks on the same images: accuracy, agreement, bytes, and latency measured in turns."""
+    from lilliput.data import open_task
+    from lilliput.measure import time_files
+    from lilliput.terminal import show, table
+
+    for file in files:
+        if file.suffix != ".onnx":
+            raise UsageError(
+                f"{file}: `compare` takes `.onnx` files; `lilliput export {file} {file.with_suffix('.onnx')}` makes one"
+            )
+    task = open_task(data, seed=seed)
+    scores = {str(f): accuracy_of(str(f), task, "test", None) for f in files}
+    times = time_files({str(f): f for f in files}, task.example(), threads=threads)
+    first = scores[str(files[0])]
+    rows, values = [], []
+    for file in files:
+        score, time = scores[str(file)], times[str(file)]
+        agree = float((score.hits == first.hits).float().mean())
+        values.append(
+            {
+                "file": str(file),
+                **score.to_json(),
+                "agreement": agree,
+                "bytes": file.stat().st_size,
+                "latency_ms": time.to_json(),
+            }
+        )
+        rows.append([str(file), f"{100 * score.value:.2f} %", f"{100 * agree:.2f} %", f"{file.stat().st_size:,}", str(time)])
+    show(table("", ["file", "accuracy", "right and wrong alike", "bytes", "latency"], rows), values, json_out)
+
+
+@app.command(epilog=example_of("show out/digits/model.lil"))
+def show(file: Annotated[Path, typer.Argument(metavar="FILE.lil")], json_out: Json = False) -> None:
+    """Print a `.lil` file's record, and where its bytes are."""
+    from lilliput import terminal
+    from lilliput.store import account, read_record
+
+    record, rows = read_record(file), account(file)
+    cells = [[r.name, r.kind, f"{r.elements:,}", f"{r.bytes:,}", f"{r.bits:.2f}"] for r in rows]
+    if json_out:
+        terminal.show(None, {"record": record.to_json(), "tensors": [r.to_json() for r in rows]}, True)
+        return
+    terminal.out.print(f"architecture  {record.architecture}")
+    terminal.out.print(f"recipe        {record.recipe or 'none'}", markup=False)
+    for edit in record.edits:
+        terminal.out.print(f"  {edit}", markup=False)
+    terminal.out.print(terminal.table("", ["tensor", "stored as", "elements", "bytes", "bits each"], cells))
+
+
+@app.command(name="zoo", epilog=example_of("zoo resnet20"))
+def zoo_command(
+    name: Annotated[str | None, typer.Argument(help="One architecture, with options as in `mobilenet_v1:width=0.5`.")] = None,
+    json_out: Json = False,
+) -> None:
+    """List the architectures, or print one with its cost layer by layer."""
+    from lilliput import terminal, zoo
+    from lilliput.zoo import architectures
+
+    if name is not None:
+        profile(name, None, None, json_out)
+        return
+    rows = [[n, "x".join(map(str, a.input)), a.summary] for n, a in architectures.items()]
+    values = [{"name": n, "input": list(a.input), "paper": a.paper, "options": a.options} for n, a in architectures.items()]
+    made = terminal.table(f"{len(zoo.names())} architectures", ["name", "input", "what it is"], rows)
+    made.columns[2].justify = "left"
+    terminal.show(made, values, json_out)
+
+
+@app.command(epilog=example_of("methods prune.channels"))
+def methods(name: Annotated[str | None, typer.Argument(help="One method or step.")] = None, json_out: Json = False) -> None:
+    """List the methods and steps a recipe is made of, or print one with its options."""
+    import dataclasses
+    import inspect
+
+    from lilliput import terminal
+    from lilliput.config import configs
+    from lilliput.job import STEPS
+
+    listed = [(n, c) for n, c in configs.items() if issubclass(c, STEPS)]
+    if name is None:
+        rows = [[n, (inspect.getdoc(c) or "").split("\n")[0]] for n, c in listed]
+        made = terminal.table("", ["name", "what it does"], rows)
+        made.columns[1].justify = "left"
+        terminal.show(made, [{"name": n, "summary": r[1]} for (n, _), r in zip(listed, rows, strict=True)], json_out)
+        return
+    chosen = configs[name]
+    fields = {f.name: str(f.default) for f in dataclasses.fields(chosen)}  # type: ignore[arg-type]
+    text = inspect.getdoc(chosen) or ""
+    defaults = ", ".join(f"{k}={v}" for k, v in fields.items())
+    if json_out:
+        terminal.show(None, {"name": name, "doc": text, "defaults": fields}, True)
+    else:
+        terminal.out.print(f"{name}\n\n{text}\n\ndefaults: {defaults}", markup=False)
+
+
+@app.command(epilog=example_of("report out/digits"))
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR")], json_out: Json = False) -> None:
+    """Write the report of a finished run again."""
+    from lilliput import report as reports
+    from lilliput import terminal
+
+    path = reports.render(folder)
+    terminal.show(str(path), {"report": str(path)}, json_out)
+
+
+@app.command(epilog=example_of("data digits"))
+def data(
+    name: Annotated[str | None, typer.Argument(help="A data set by name or place.")] = None,
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
+    json_out: Json = False,
+) -> None:
+    """List the data sets known by name, or open one and say what is in it."""
+    from lilliput import terminal
+    from lilliput.data import open_task, sources
+
+    if name is None:
+        rows = [[n, s.summary] for n, s in sources.items()]
+        made = terminal.table("", ["name", "what it is"], rows)
+        made.columns[1].justify = "left"
+        terminal.show(made, [{"name": r[0], "summary": r[1]} for r in rows], json_out)
+        return
+    task = open_task(name, seed=seed, skip_bad=skip_bad)
+    sizes = {split: len(task.split(split)) for split in ("train", "val", "test")}
+    facts = {
+        "name": task.name,
+        "id": task.id(),
+        "input": list(task.input_shape),
+        "classes": list(task.class_names),
+        **sizes,
+    }
+    terminal.show(repr(task), facts, json_out)
+
+
+def accuracy_of(model: str, task: Any, split: str, weights: Path | None) -> Any:
+    from lilliput.evaluate import evaluate as measure
+    from lilliput.job import check_fit
+    from lilliput.opening import open_model
+
+    if model.endswith(".onnx"):
+        return measure(Path(model), task, split)
+    network = open_model(model, weights=weights)
+    check_fit(network, task)
+    return measure(network, task, split)

@@ -1,0 +1,163 @@
+"""Commands that make something: compress, train, export, pack, unpack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lilliput.cli.options import (
+    Accelerator,
+    Data,
+    Devices,
+    Json,
+    Model,
+    Seed,
+    Shape,
+    SkipBad,
+    Threads,
+    Weights,
+    app,
+    example_of,
+    input_of,
+)
+from lilliput.errors import UsageError
+
+
+@app.command(
+    epilog=example_of("compress resnet8:channels=1 --data digits --pretrain 12 --latency 0.6x --max-drop 2 --out out/digits")
+)
+def compress(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The folder that receives model, report and measurements.")],
+    weights: Weights = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe (YAML); without one, budgets choose.")] = None,
+    size: Annotated[str | None, typer.Option(help="Budget for the `.lil`: 0.5MB, 80kB or 0.25x.")] = None,
+    latency: Annotated[str | None, typer.Option(help="Budget for one inference: 5ms or 0.5x.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Points of test accuracy that may be lost.")] = None,
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs of recovery where a budget chooses the recipe.")] = 8,
+    pretrain: Annotated[int, typer.Option(min=0, help="Train the model from scratch for so many epochs first.")] = 0,
+    threads: Threads = 1,
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
+    devices: Devices = 1,
+    accelerator: Accelerator = "auto",
+    json_out: Json = False,
+) -> None:
+    """Compress a trained network by a recipe or to a budget, measure it beside the original, and report."""
+    from lilliput import job, report
+    from lilliput.data import open_task
+    from lilliput.opening import open_model
+    from lilliput.recipe import Recipe
+    from lilliput.search import Budget
+    from lilliput.terminal import Training, say, show
+    from lilliput.terminal import out as screen
+    from lilliput.train import Machine
+
+    budget = Budget.read(size, latency, max_drop)
+    plan = Recipe.read(recipe) if recipe else None
+    if plan is None and budget == Budget():
+        raise UsageError("say what to aim at: `--size`, `--latency`, `--max-drop`, or `--recipe FILE`")
+    need_weights(model, weights, pretrain)
+    network, task = open_model(model, weights=weights), open_task(data, seed=seed, skip_bad=skip_bad)
+    with Training() as watch:
+        settings = job.Settings(seed, epochs, threads, Machine(accelerator, devices), watch=watch, say=say)
+        job.check_fit(network, task)
+        if pretrain:
+            network = job.pretrain(network, task, pretrain, settings)
+        result = job.compress(network, task, plan, out=out, budget=budget, settings=settings)
+    show(report.summary(result.metrics), result.metrics, json_out)
+    if not json_out:
+        screen.print(f"report: {out / 'report.html'}")
+    if not result.met:
+        raise job.missed(result.failures, out)
+
+
+@app.command(epilog=example_of("train resnet8:channels=1 --data digits --epochs 12 --out digits.lil"))
+def train(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Where the trained network goes: a `.lil`.")],
+    weights: Weights = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    lr: Annotated[float, typer.Option(help="The highest learning rate, for one batch.")] = 0.1,
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
+    devices: Devices = 1,
+    accelerator: Accelerator = "auto",
+    json_out: Json = False,
+) -> None:
+    """Train a network; a run that was stopped goes on where it stood."""
+    from lilliput import job
+    from lilliput.data import open_task
+    from lilliput.opening import open_model
+    from lilliput.store import save
+    from lilliput.terminal import Training, say, show
+    from lilliput.train import Fit, Machine
+
+    network, task = open_model(model, weights=weights), open_task(data, seed=seed, skip_bad=skip_bad)
+    job.check_fit(network, task)
+    step = Fit(epochs=epochs, lr=lr, batch_size=batch_size)
+    with Training() as watch:
+        settings = job.Settings(seed, machine=Machine(accelerator, devices), watch=watch, say=say)
+        trained, history = job.train(network, task, step, settings)
+    written = save(trained, out)
+    last = history[-1]
+    line = f"{out}: {written:,} bytes, validation accuracy {100 * last['val_accuracy']:.2f} % after {epochs} epochs"
+    show(line, {"file": str(out), "bytes": written, "history": history}, json_out)
+
+
+@app.command(epilog=example_of("export out/digits/model.lil digits.onnx"))
+def export(
+    model: Annotated[str, typer.Argument(metavar="FILE", help="A `.lil`, or any MODEL.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="`.onnx`, `.pt2` or `.safetensors`.")],
+    weights: Weights = None,
+    input: Shape = None,
+    json_out: Json = False,
+) -> None:
+    """Write a network for a runtime, read it back, and compare the two."""
+    from lilliput.export import export as write
+    from lilliput.opening import open_model
+    from lilliput.terminal import show
+
+    network = open_model(model, weights=weights)
+    made = write(network, input_of(network, input), out)
+    show(str(made), made.to_json(), json_out)
+
+
+@app.command(epilog=example_of("pack resnet20 resnet20.lil --weights resnet20.safetensors"))
+def pack(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT.lil")],
+    weights: Weights = None,
+    json_out: Json = False,
+) -> None:
+    """Store a network as a compact `.lil` file."""
+    from lilliput.opening import open_model
+    from lilliput.store import save
+    from lilliput.terminal import show
+
+    written = save(open_model(model, weights=weights), out)
+    show(f"{out}: {written:,} bytes", {"file": str(out), "bytes": written}, json_out)
+
+
+@app.command(epilog=example_of("unpack out/digits/model.lil digits.safetensors"))
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE.lil")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="`.safetensors`, `.onnx` or `.pt2`.")],
+    input: Shape = None,
+    json_out: Json = False,
+) -> None:
+    """Turn a `.lil` file into what other tools read."""
+    export(str(file), out, None, input, json_out)
+
+
+def need_weights(model: str, weights: Path | None, pretrain: int) -> None:
+    from lilliput.opening import is_fresh
+    from lilliput.zoo import architectures
+
+    if weights is None and not pretrain and is_fresh(model) and model.partition(":")[0] in architectures:
+        raise UsageError(f"{model} has no trained weights: give `--weights FILE`, or `--pretrain EPOCHS` to train it first")
