@@ -71,7 +71,7 @@ def fault(importer: str, imported: str) -> str | None:
 
 
 def is_folder(name: str) -> bool:
-    return name in {"core", "zoo", "measure", "kernels", "data", *FLOORS[3], "store", "export", "search", "report"}
+    return name in {"core", "zoo", "measure", "kernels", "data", *FLOORS[3], "store", "export", "search", "report", "cli"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_name)

@@ -218,7 +218,8 @@ class _Compression:
             ],
             "edits": [str(e) for e in edits(made.model)],
             "digest": edit_values.digest(edits(made.model)),
-            "integer_nodes": after.exported.integer_nodes, "float_nodes": list(after.exported.float_nodes),
+            "integer_nodes": sum(after.exported.integer_nodes.values()),
+            "float_nodes": [f"{name}: {why}" for name, why in after.exported.float_nodes.items()],
             "warnings": self._warnings(before, after, proposal),
         }  # fmt: skip
 

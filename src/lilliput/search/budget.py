@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from typing import Any, Protocol
 
 from torch import nn
 
 from lilliput.config import Config
 from lilliput.core.method import Look, Method
-from lilliput.core.perform import perform
 from lilliput.data import Task
 from lilliput.distill import Hinton
 from lilliput.errors import ConfigError
@@ -24,6 +25,8 @@ from lilliput.train import BatchNorm, Fit, reestimate
 
 UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2}
 SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
+HEADER = 8192  # bytes of a `.lil` that are not weights
+IMAGES = 2000  # of the validation split, that candidates are compared on
 MARGIN = 0.95  # aim this far below a latency target, since a fresh measurement differs by a few percent
 
 
@@ -134,31 +137,24 @@ class Proposal:
 
 
 def propose(
-    model: nn.Module,
-    task: Task,
-    look: Look,
-    budget: Budget,
-    clock: Comparing,
-    *,
-    epochs: int,
-    say: Callable[[str], None],
+    model: nn.Module, task: Task, look: Look, budget: Budget, clock: Comparing, *, epochs: int, say: Callable[[str], None]
 ) -> Proposal:
     """The gentlest recipe of this family that is measured to meet the size and latency budgets.
 
-    For inner and for all channels, in floats and in int8, widths shrink until the network, exported and timed against the
-    uncompressed one in the same run, meets the budget. Where several ways lead there, the validation accuracy right after
-    pruning and batch norm re-estimation decides. Training then belongs to the recipe. Nothing is chosen on the test split.
+    First what needs no training: the network as it is, and in int8. If int8 meets the budgets (and keeps its accuracy to
+    `max_drop` on the validation split), that is the recipe. Otherwise inner and all channels are thinned from wide to narrow,
+    in int8 where that is faster on this machine, until the network, exported and timed against the uncompressed one in the
+    same run, meets the budget; where both ways lead there, the validation accuracy right after pruning and batch norm
+    re-estimation decides. Nothing is chosen on the test split.
     """
     finder = _Finder(model, task, look, budget, clock, say)
     tried = finder.search()
     able = [t for t in tried if t.meets]
     if not able:
-        best = min(tried, key=lambda t: finder.excess(t))
-        return Proposal(_recipe(best, epochs), tuple(tried), False)
-    scored = [finder.scored(t) for t in able] if len(able) > 1 else able
-    best = max(scored, key=lambda t: (t.proxy or 0.0, -t.int8, -t.ms))
-    others = [t for t in tried if t not in able]
-    return Proposal(_recipe(best, epochs), (*others, *scored), True)
+        nearest = min(tried, key=finder.excess)
+        return Proposal(_recipe(nearest, epochs), tuple(tried), False)
+    best = max(able, key=finder.worth)
+    return Proposal(_recipe(best, epochs), tuple(tried), True)
 
 
 def _recipe(chosen: Tried, epochs: int) -> Recipe:
@@ -180,19 +176,22 @@ class _Finder:
         self.bytes = profile(model, look.example).bytes
 
     def search(self) -> list[Tried]:
-        """The first candidate of each kind that meets the budget, and all that were tried before it."""
-        tried: list[Tried] = []
-        for int8 in (False, True):
-            whole = self.measure(None, int8)
-            tried.append(whole)
-            if whole.meets:
-                continue
-            for scope in ("inner", "all"):
-                for shrink in self.shrinks(scope):
-                    tried.append(self.measure(shrink, int8))
-                    if tried[-1].meets:
-                        break
-        return tried
+        """What was tried, in order; those that meet the budget carry the accuracy they start from."""
+        whole, int8 = self.measure(None, False), self.measure(None, True)
+        if int8.meets or whole.meets:
+            return [whole, int8]
+        return [whole, int8, *self.thinned(int8.ms < whole.ms or self.budget.latency is None)]
+
+    def thinned(self, int8: bool) -> Iterable[Tried]:
+        """For inner and for all channels, candidates down to the first that meets the budget."""
+        if not int8:
+            self.say("int8 is not faster than floats here, so it is left out")
+        for scope in ("inner", "all"):
+            for shrink in self.shrinks(scope):
+                tried = self.measure(shrink, int8)
+                yield tried
+                if tried.meets:
+                    break
 
     def shrinks(self, scope: str) -> Iterable[Channels]:
         """Uniform widths from wide to narrow, in multiples that blocked kernels like where the layers allow it."""
@@ -205,35 +204,54 @@ class _Finder:
                 yield method
 
     def measure(self, shrink: Channels | None, int8: bool) -> Tried:
-        """Export a candidate and time it against the uncompressed network."""
-        steps = [m for m in (shrink, Quantize() if int8 else None) if m is not None]
-        small = self.model
-        for method in steps:
-            small = method(small, self.look)
+        """Time a candidate against the uncompressed network; if it is fast and small enough, see how accurate it is."""
+        small = shrink(self.model, self.look) if shrink else self.model
+        if shrink is not None:
+            small = reestimate(small, self.task, BatchNorm())
+        small = Quantize()(small, self.look) if int8 else small
         times = self.clock.compare({"baseline": self.model, "candidate": small})
         was, now = times["baseline"].median_ms, times["candidate"].median_ms
-        size = profile(small, self.look.example).bytes
-        tried = Tried(shrink, int8, now, now / was, size, False)
-        tried = Tried(shrink, int8, now, now / was, size, self.excess(tried) <= 1)
-        name = ", ".join(m.text() for m in tried.methods) or "unchanged"
-        self.say(f"{name}: {tried.ratio:.2f}x latency, {size / 1000:,.0f} kB{', meets the budget' if tried.meets else ''}")
+        tried = Tried(shrink, int8, now, now / was, profile(small, self.look.example).bytes, False)
+        if self.excess(tried) <= 1:
+            found = self.accuracy(small)
+            tried = replace(tried, proxy=found, meets=shrink is not None or self.keeps(found))
+        self._tell(tried)
         return tried
+
+    def _tell(self, tried: Tried) -> None:
+        name = ", ".join(m.text() for m in tried.methods) or "as it is"
+        fate = ""
+        if tried.proxy is not None:
+            state = "before training" if tried.shrink else "without training"
+            fate = f", {100 * tried.proxy:.1f} % on validation {state}"
+            fate += ", meets the budget" if tried.meets else ", too much is lost"
+        self.say(f"{name}: {tried.ratio:.2f}x latency, {tried.bytes / 1000:,.0f} kB{fate}")
 
     def excess(self, tried: Tried) -> float:
         """The worse of size and latency as a share of what is allowed; at most 1 meets the budget."""
         shares = [0.0]
         if self.budget.latency is not None:
-            baseline = tried.ms / tried.ratio
-            shares.append(tried.ms / (self.budget.latency.of(baseline) * MARGIN))
+            shares.append(tried.ms / (self.budget.latency.of(tried.ms / tried.ratio) * MARGIN))
         if self.budget.size is not None:
-            shares.append((tried.bytes + 4096) / self.budget.size.of(self.bytes))
+            shares.append((tried.bytes + HEADER) / self.budget.size.of(self.bytes))
         return max(shares)
 
-    def scored(self, tried: Tried) -> Tried:
-        """The candidate with its validation accuracy before any training."""
-        small = self.model
-        if tried.shrink is not None:
-            small = reestimate(perform(self.model, tried.shrink.plan(self.model, self.look)), self.task, BatchNorm())
-        found = accuracy(small, self.task.batches("val", 256), self.task.metric)
-        self.say(f"{', '.join(m.text() for m in tried.methods) or 'unchanged'}: {100 * found.value:.1f} % before training")
-        return Tried(tried.shrink, tried.int8, tried.ms, tried.ratio, tried.bytes, True, found.value)
+    def keeps(self, found: float) -> bool:
+        """Whether a network that will not be trained is accurate enough."""
+        return self.budget.max_drop is None or 100 * (self.start - found) <= self.budget.max_drop
+
+    def worth(self, tried: Tried) -> float:
+        """What is compared between candidates that meet the budget: accuracy, or speed where only accuracy is limited."""
+        if self.budget.size is None and self.budget.latency is None:
+            return -tried.ms
+        return tried.proxy or 0.0
+
+    @cached_property
+    def start(self) -> float:
+        """Validation accuracy of the uncompressed network, on the images candidates are seen on."""
+        return self.accuracy(self.model)
+
+    def accuracy(self, model: nn.Module) -> float:
+        """Accuracy on up to `IMAGES` validation images."""
+        batches = self.task.batches("val", 250, shuffle_seed=self.look.seed)
+        return accuracy(model, islice(batches, IMAGES // 250), self.task.metric).value

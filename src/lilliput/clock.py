@@ -1,0 +1,110 @@
+"""The time of a *model* on a runtime: exported first where the runtime needs a file, measured once for each structure."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lilliput.core.record import record
+from lilliput.errors import ConfigError, UnknownName
+from lilliput.export import export
+from lilliput.measure.latency import Latency, time_files, time_modules
+
+RUNTIMES = ("onnxruntime", "torch", "executorch")
+
+
+def latency(model_or_file: nn.Module | str | Path, example: Tensor, runtime: str = "onnxruntime", threads: int = 1) -> Latency:
+    """Milliseconds of one inference on `example`, (n, c, h, w), with the number of threads pinned.
+
+    A module is exported first, unless the runtime is "torch", which times the module itself; a file is an `.onnx`.
+    """
+    _check(runtime)
+    with tempfile.TemporaryDirectory() as folder:
+        return _time({"it": model_or_file}, example, runtime, threads, Path(folder))["it"]
+
+
+class Clock:
+    """Milliseconds of models on one example and runtime: `clock(model)` is the median.
+
+    Times do not depend on the numbers in the weights, so a model is measured once for each structure. What was exported is
+    kept as long as the clock, in a folder that goes with it.
+    """
+
+    def __init__(self, example: Tensor, runtime: str = "onnxruntime", threads: int = 1) -> None:
+        _check(runtime)
+        self.example, self.runtime, self.threads = example, runtime, threads
+        self._times: dict[str, Latency] = {}
+        self._folder = Path(tempfile.mkdtemp(prefix="lilliput-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._files: dict[str, Path] = {}
+
+    def __call__(self, model: nn.Module) -> float:
+        """The median, measured now or before."""
+        key = structure(model)
+        if key not in self._times:
+            self._times[key] = self.compare({"it": model})["it"]
+        return self._times[key].median_ms
+
+    def compare(self, models: Mapping[str, nn.Module]) -> dict[str, Latency]:
+        """Latencies measured alternately in one run, so that their ratios hold on a machine that drifts. Never cached."""
+        if self.runtime == "torch":
+            return time_modules(models, self.example, threads=self.threads)
+        return time_files({name: self._file(model) for name, model in models.items()}, self.example, threads=self.threads)
+
+    def _file(self, model: nn.Module) -> Path:
+        key = structure(model)
+        if key not in self._files:
+            self._files[key] = export(model, self.example, self._folder / f"{key}.onnx").path
+        return self._files[key]
+
+
+def structure(model: nn.Module) -> str:
+    """A digest of all that decides how long a model takes: layers, their options, shapes and types; not the numbers."""
+    digest = hashlib.sha256(repr(record(model).architecture).encode())
+    for path, module in model.named_modules():
+        options = sorted((k, v) for k, v in vars(module).items() if k[0] != "_" and k != "training" and _is_plain(v))
+        tensors = [*module._parameters.items(), *module._buffers.items()]
+        shapes = [(name, None if t is None else (tuple(t.shape), str(t.dtype))) for name, t in tensors]
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        digest.update(repr((path, kind, module.extra_repr(), options, shapes)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _time(
+    models: Mapping[str, nn.Module | str | Path], example: Tensor, runtime: str, threads: int, folder: Path
+) -> dict[str, Latency]:
+    if runtime == "torch":
+        modules = {name: model for name, model in models.items() if isinstance(model, nn.Module)}
+        if len(modules) < len(models):
+            raise ConfigError('`torch` times modules, not files; use `runtime="onnxruntime"`, or load the file first')
+        return time_modules(modules, example, threads=threads)
+    files = {name: _exported(model, example, folder / f"{name}.onnx") for name, model in models.items()}
+    return time_files(files, example, threads=threads)
+
+
+def _exported(model: nn.Module | str | Path, example: Tensor, path: Path) -> Path:
+    if isinstance(model, nn.Module):
+        return export(model, example, path).path
+    if Path(model).suffix != ".onnx":
+        raise ConfigError(f"`{model}`: ONNX Runtime times `.onnx` files and modules")
+    return Path(model)
+
+
+def _check(runtime: str) -> None:
+    if runtime not in RUNTIMES:
+        raise UnknownName("runtime", runtime, RUNTIMES)
+    if runtime == "executorch":
+        raise ConfigError("`executorch` cannot be timed yet; `onnxruntime` and `torch` can")

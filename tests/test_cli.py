@@ -1,0 +1,185 @@
+"""The command line from outside: what it prints, and its exit codes; one line and no traceback where something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lilliput.cli import main
+
+
+class Outcome:
+    """Exit code and what was printed."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def json(self):  # type: ignore[no-untyped-def]
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def lilliput(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LILLIPUT_CACHE", str(tmp_path / "cache"))
+
+    def run(*words: str) -> Outcome:
+        with pytest.raises(SystemExit) as exit:
+            main(list(words))
+        printed = capsys.readouterr()
+        return Outcome(int(exit.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+def photos(root: Path, classes: int = 3, channels: str = "L", size: int = 8) -> Path:
+    """A folder of little images."""
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 24), ("test", 6)):
+        for c in range(classes):
+            folder = root / split / f"class{c}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                shape = (size, size) if channels == "L" else (size, size, 3)
+                Image.fromarray(draw.integers(0, 80, shape, dtype=np.uint8) + np.uint8(60 * c), channels).save(folder / f"{i}.png")
+    return root
+
+
+LOOKING = ("profile", "latency", "evaluate", "compare", "show", "zoo", "methods", "report", "data")
+COMMANDS = ("compress", "train", "export", "pack", "unpack", *LOOKING)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(lilliput, command: str) -> None:  # type: ignore[no-untyped-def]
+    done = lilliput(command, "--help")
+    assert done.code == 0 and f"lilliput {command}" in done.out.replace("\n", " ")
+    assert "Example" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["profile", "resnet21"], 2, "no architecture is called `resnet21`. Did you mean `resnet20`"),
+        (["profile", "resnet20:depth=3"], 2, "no option is called `depth`"),
+        (["profile", "resnet20", "--input", "3,a,2"], 2, "is not channels, height and width"),
+        (["profile", "nowhere.py:build"], 1, "nowhere.py"),
+        (["profile", "nowhere.lil"], 1, "there is no such file"),
+        (["profile", "resnet20", "--weights", "nowhere.safetensors"], 1, "nowhere.safetensors"),
+        (["profil", "resnet20"], 2, "profil"),
+        (["profile", "resnet20", "--nonsense"], 2, "nonsense"),
+        (["evaluate", "resnet20", "--data", "digts"], 2, "Did you mean `digits`"),
+        (["compress", "resnet8:channels=1", "--data", "digits", "--out", "o"], 2, "say what to aim at"),
+        (["compress", "resnet8:channels=1", "--data", "digits", "--out", "o", "--size", "1kB"], 2, "has no trained weights"),
+        (["compress", "resnet8", "--data", "digits", "--out", "o", "--size", "big", "--pretrain", "1"], 2, "is not a budget"),
+        (["compress", "resnet8", "--data", "digits", "--out", "o", "--max-drop", "-1", "--pretrain", "1"], 2, "from 0"),
+        (["compress", "resnet8", "--data", "digits", "--out", "o", "--recipe", "r.yaml", "--pretrain", "1"], 2, "r.yaml"),
+        (["compress", "resnet8", "--data", "digits", "--out", "o", "--size", "1kB", "--pretrain", "1"], 1, "cannot take"),
+        (["compress", "resnet8:channels=1,classes=7", "--data", "digits", "--out", "o", "--size", "1kB", "--pretrain", "1"], 1, "7 classes"),
+        (["methods", "prune.chanels"], 2, "Did you mean `prune.channels`"),
+        (["compare", "a.lil", "--data", "digits"], 2, "takes `.onnx` files"),
+        (["report", "nowhere"], 2, "nowhere"),
+        (["show", "nowhere.lil"], 1, "nowhere.lil"),
+    ],
+)
+def test_wrong_calls_are_one_line(lilliput, words: list[str], code: int, says: str) -> None:  # type: ignore[no-untyped-def]
+    done = lilliput(*words)
+    assert says in done.err and done.code == code, done.err
+    assert len(done.err.strip().splitlines()) == 1 and "Traceback" not in done.err
+
+
+def test_a_checkpoint_that_needs_code_is_refused(lilliput, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    torch.save({"state_dict": subprocess.Popen}, tmp_path / "evil.pt")
+    done = lilliput("profile", "resnet20", "--weights", str(tmp_path / "evil.pt"))
+    assert done.code == 1 and len(done.err.strip().splitlines()) == 1
+
+
+def test_weights_of_another_network_name_the_first_tensor(lilliput, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from safetensors.torch import save_file
+
+    from lilliput import zoo
+
+    save_file(dict(zoo.create("resnet8:width=2.0").state_dict()), tmp_path / "wide.safetensors")
+    done = lilliput("profile", "resnet8", "--weights", "wide.safetensors")
+    assert done.code == 1 and "conv1.weight" in done.err and "(32, 3, 3, 3)" in done.err and "(16, 3, 3, 3)" in done.err
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    call = [sys.executable, "-m", "lilliput", "profile", "resnet21", "--debug"]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
+    assert "Traceback" in done.stderr and done.returncode == 1
+
+
+def test_profile_zoo_methods_and_data(lilliput) -> None:  # type: ignore[no-untyped-def]
+    assert lilliput("profile", "resnet20", "--json").json()["params"] == 269_722
+    assert "0.27 M" in lilliput("zoo").out or "resnet20" in lilliput("zoo").out
+    assert "keep" in lilliput("methods", "prune.channels").out
+    assert {"digits", "cifar10", "fashion-mnist"} <= {row["name"] for row in lilliput("data", "--json").json()}
+    assert lilliput("data", "digits", "--json").json()["input"] == [1, 8, 8]
+
+
+@pytest.mark.slow
+def test_from_training_to_the_report(lilliput, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    data, model = str(photos(tmp_path / "photos")), "resnet8:channels=1,classes=3,width=0.5"
+    trained = lilliput("train", model, "--data", data, "--epochs", "2", "--batch-size", "16", "--out", "net.lil", "--json")
+    assert trained.code == 0, trained.err
+    recipe = "steps: [{prune.channels: {keep: 0.5}}, {fit: {epochs: 1, batch_size: 16, distill: {distill.hinton: {}}}}, quant.quantize]"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    done = lilliput("compress", "net.lil", "--data", data, "--recipe", "recipe.yaml", "--out", "out", "--json")
+    assert done.code == 0, done.err
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics == done.json()
+    fields = {"accuracy", "val_accuracy", "params", "macs", "file_bytes", "onnx_bytes", "latency_ms", "peak_activation_bytes"}
+    for side in ("baseline", "compressed"):
+        assert fields <= set(metrics[side])
+        assert set(metrics[side]["latency_ms"]) == {"median", "p10", "p90", "runs", "runtime", "threads"}
+        assert metrics[side]["latency_ms"]["runtime"] == "onnxruntime" and metrics[side]["latency_ms"]["threads"] == 1
+    assert {"device", "versions", "seed", "seconds"} <= set(metrics)
+    assert metrics["compressed"]["file_bytes"] < metrics["baseline"]["file_bytes"] / 3
+    written = {"model.lil", "model.onnx", "report.html", "metrics.json", "recipe.yaml", "log.jsonl"}
+    assert written <= {p.name for p in (tmp_path / "out").iterdir()}
+    rows = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in rows if r["event"] == "epoch"] == [1]
+
+    first = json.loads((tmp_path / "out" / "details.json").read_text())
+    again = lilliput("compress", "net.lil", "--data", data, "--recipe", "out/recipe.yaml", "--out", "again")
+    assert again.code == 0, again.err
+    second = json.loads((tmp_path / "again" / "details.json").read_text())
+    assert first["digest"] == second["digest"] and all(s["reused"] for s in second["stages"])
+
+    onnx = lilliput("evaluate", "out/model.onnx", "--data", data, "--json").json()
+    lil = lilliput("evaluate", "out/model.lil", "--data", data, "--json").json()
+    assert onnx["accuracy"] == metrics["compressed"]["accuracy"] and abs(onnx["accuracy"] - lil["accuracy"]) < 0.06
+    compared = lilliput("compare", "out/baseline.onnx", "out/model.onnx", "--data", data, "--json").json()
+    assert [row["bytes"] for row in compared] == [metrics[s]["onnx_bytes"] for s in ("baseline", "compressed")]
+    assert "prune.channels" in lilliput("show", "out/model.lil").out
+    assert lilliput("latency", "out/model.onnx", "--json").json()["median"] > 0
+    assert lilliput("unpack", "out/model.lil", "weights.safetensors", "--input", "1,8,8").code == 0
+    assert lilliput("report", "out").code == 0
+
+    missed = lilliput("compress", "net.lil", "--data", data, "--size", "10B", "--epochs", "0", "--out", "small")
+    assert missed.code == 1 and "size:" in missed.err and "over the 10 asked for" in missed.err
+    assert (tmp_path / "small" / "model.onnx").exists() and (tmp_path / "small" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    import signal
+    import time
+
+    data = photos(tmp_path / "photos")
+    words = ["train", "resnet8:channels=1,classes=3", "--data", str(data), "--epochs", "500", "--batch-size", "16", "--out", "n.lil"]
+    environment = {**os.environ, "LILLIPUT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen([sys.executable, "-m", "lilliput", *words], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    while not list((tmp_path / "cache").glob("stages/*/replicate_0/fit.safetensors")) and run.poll() is None:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 1 and "the same command goes on from there" in err and "Traceback" not in err
