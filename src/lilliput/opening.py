@@ -12,13 +12,13 @@ from lilliput.errors import ModelError, UnknownName, UsageError
 from lilliput.store import factory, load, load_weights
 
 
-def open_model(text: str, *, weights: str | Path | None = None) -> nn.Module:
+def open_model(text: str, *, weights: str | Path | None = None, trust: bool = False) -> nn.Module:
     """The network that `text` names, in eval mode, with `weights` loaded where given.
 
-    Naming a user's file on the command line is what trusts it: `file.py:function` and the architecture of a `.lil` are run.
+    Naming `file.py:function` is what trusts it. A `.lil` that says such a thing of itself is refused unless `trust`.
     Raises `UnknownName` with the nearest zoo names, or `ModelError`, for what cannot be opened.
     """
-    model = _open(text)
+    model = _open(text, trust)
     if weights is not None:
         load_weights(model, weights)
     return model.eval()
@@ -29,12 +29,12 @@ def is_fresh(text: str) -> bool:
     return Path(text.partition(":")[0]).suffix not in (".lil", ".pt2")
 
 
-def _open(text: str) -> nn.Module:
+def _open(text: str, trust: bool) -> nn.Module:
     path = Path(text.partition(":")[0])
     if path.suffix in (".lil", ".pt2"):
         if not path.exists():
             raise ModelError(f"{text}: there is no such file")
-        return load(path, trust=True) if path.suffix == ".lil" else _program(path)
+        return load(path, trust=trust) if path.suffix == ".lil" else _program(path)
     if path.suffix == ".py":
         return attach(factory(text, trust=True)(), architecture=text)
     try:

@@ -40,7 +40,7 @@ def test_it_does_something(name: str) -> None:
     assert METHODS[name].plan(testing.subject_model(), testing.subject_look())
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.permutations(METHODS, 2))
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(METHODS, 2)))
 def test_methods_compose(first: str, second: str) -> None:
     model, look = testing.subject_model(), testing.subject_look()
     once = METHODS[first](model, look)

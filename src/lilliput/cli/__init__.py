@@ -34,14 +34,10 @@ def _explain(error: BaseException) -> int:
     if isinstance(error, LilliputError):
         return _complain(str(error), error.exit_code)
     if isinstance(error, typer.exceptions.TyperException):
-        message = error.format_message() if isinstance(error, typer.BadParameter.__mro__[1]) else str(error)
-        return _complain(f"{message} See `lilliput --help`.", 2)
+        return _complain(f"{error.format_message()} See `lilliput --help`.", 2)
     if isinstance(error, OSError):
         return _complain(f"{error.filename or 'system'}: {error.strerror or error}", 1)
-    return _complain(
-        f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} (`--debug` shows where)",
-        1,
-    )
+    return _complain(f"internal error: {type(error).__name__}: {error} (`--debug` shows where)"[:400], 1)
 
 
 def _complain(line: str, code: int) -> int:

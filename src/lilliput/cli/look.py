@@ -16,6 +16,7 @@ from lilliput.cli.options import (
     SkipBad,
     Split,
     Threads,
+    Trust,
     Weights,
     app,
     example_of,
@@ -26,13 +27,13 @@ from lilliput.errors import UsageError
 
 
 @app.command(epilog=example_of("profile mobilenet_v2 --input 3,192,192"))
-def profile(model: Model, weights: Weights = None, input: Shape = None, json_out: Json = False) -> None:
+def profile(model: Model, weights: Weights = None, input: Shape = None, trust: Trust = False, json_out: Json = False) -> None:
     """Count parameters, multiply-adds, bytes and peak activation memory, layer by layer."""
     from lilliput.measure import profile as measure
     from lilliput.opening import open_model
     from lilliput.terminal import show
 
-    network = open_model(model, weights=weights)
+    network = open_model(model, weights=weights, trust=trust)
     found = measure(network, input_of(network, input))
     show(found, found.to_json(), json_out)
 
@@ -43,6 +44,7 @@ def latency(
     input: Shape = None,
     runtime: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
     threads: Threads = 1,
+    trust: Trust = False,
     json_out: Json = False,
 ) -> None:
     """Time one inference: median and spread, threads pinned, on the runtime that will run it."""
@@ -57,7 +59,7 @@ def latency(
         shape = shape_of(input) if input else input_shape(Path(model))
         found = measure(Path(model), torch.zeros(1, *shape), runtime, threads)
     else:
-        network = open_model(model)
+        network = open_model(model, trust=trust)
         found = measure(network, input_of(network, input), runtime, threads)
     show(str(found), found.to_json(), json_out)
 
@@ -70,6 +72,7 @@ def evaluate(
     split: Split = "test",
     seed: Seed = 0,
     skip_bad: SkipBad = False,
+    trust: Trust = False,
     json_out: Json = False,
 ) -> None:
     """Measure accuracy on a split, with its 95 % confidence interval."""
@@ -77,7 +80,7 @@ def evaluate(
     from lilliput.terminal import show
 
     task = open_task(data, seed=seed, skip_bad=skip_bad)
-    found = accuracy_of(model, task, split, weights)
+    found = accuracy_of(model, task, split, weights, trust)
     low, high = found.interval()
     line = (
         f"{100 * found.value:.2f} % ({found.correct} of {found.total} right; 95 % interval {100 * low:.2f} to {100 * high:.2f})"
@@ -104,7 +107,7 @@ def compare(
                 f"{file}: `compare` takes `.onnx` files; `lilliput export {file} {file.with_suffix('.onnx')}` makes one"
             )
     task = open_task(data, seed=seed)
-    scores = {str(f): accuracy_of(str(f), task, "test", None) for f in files}
+    scores = {str(f): accuracy_of(str(f), task, "test", None, False) for f in files}
     times = time_files({str(f): f for f in files}, task.example(), threads=threads)
     first = scores[str(files[0])]
     rows, values = [], []
@@ -152,7 +155,7 @@ def zoo_command(
     from lilliput.zoo import architectures
 
     if name is not None:
-        profile(name, None, None, json_out)
+        profile(name, json_out=json_out)
         return
     rows = [[n, "x".join(map(str, a.input)), a.summary] for n, a in architectures.items()]
     values = [{"name": n, "input": list(a.input), "paper": a.paper, "options": a.options} for n, a in architectures.items()]
@@ -227,13 +230,13 @@ def data(
     terminal.show(repr(task), facts, json_out)
 
 
-def accuracy_of(model: str, task: Any, split: str, weights: Path | None) -> Any:
+def accuracy_of(model: str, task: Any, split: str, weights: Path | None, trust: bool) -> Any:
     from lilliput.evaluate import evaluate as measure
     from lilliput.job import check_fit
     from lilliput.opening import open_model
 
     if model.endswith(".onnx"):
         return measure(Path(model), task, split)
-    network = open_model(model, weights=weights)
+    network = open_model(model, weights=weights, trust=trust)
     check_fit(network, task)
     return measure(network, task, split)

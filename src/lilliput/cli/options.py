@@ -26,6 +26,7 @@ Data = Annotated[
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Weights for the model: safetensors or a state-dict checkpoint.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Run the code that a `.lil` names as its architecture.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads the runtime may use.")]
 Seed = Annotated[int, typer.Option(help="Seed of the validation split, of training and of every random choice.")]

@@ -17,6 +17,7 @@ from lilliput.cli.options import (
     Shape,
     SkipBad,
     Threads,
+    Trust,
     Weights,
     app,
     example_of,
@@ -44,6 +45,7 @@ def compress(
     skip_bad: SkipBad = False,
     devices: Devices = 1,
     accelerator: Accelerator = "auto",
+    trust: Trust = False,
     json_out: Json = False,
 ) -> None:
     """Compress a trained network by a recipe or to a budget, measure it beside the original, and report."""
@@ -61,7 +63,7 @@ def compress(
     if plan is None and budget == Budget():
         raise UsageError("say what to aim at: `--size`, `--latency`, `--max-drop`, or `--recipe FILE`")
     need_weights(model, weights, pretrain)
-    network, task = open_model(model, weights=weights), open_task(data, seed=seed, skip_bad=skip_bad)
+    network, task = open_model(model, weights=weights, trust=trust), open_task(data, seed=seed, skip_bad=skip_bad)
     with Training() as watch:
         settings = job.Settings(seed, epochs, threads, Machine(accelerator, devices), watch=watch, say=say)
         job.check_fit(network, task)
@@ -88,6 +90,7 @@ def train(
     skip_bad: SkipBad = False,
     devices: Devices = 1,
     accelerator: Accelerator = "auto",
+    trust: Trust = False,
     json_out: Json = False,
 ) -> None:
     """Train a network; a run that was stopped goes on where it stood."""
@@ -98,7 +101,7 @@ def train(
     from lilliput.terminal import Training, say, show
     from lilliput.train import Fit, Machine
 
-    network, task = open_model(model, weights=weights), open_task(data, seed=seed, skip_bad=skip_bad)
+    network, task = open_model(model, weights=weights, trust=trust), open_task(data, seed=seed, skip_bad=skip_bad)
     job.check_fit(network, task)
     step = Fit(epochs=epochs, lr=lr, batch_size=batch_size)
     with Training() as watch:
@@ -116,6 +119,7 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="`.onnx`, `.pt2` or `.safetensors`.")],
     weights: Weights = None,
     input: Shape = None,
+    trust: Trust = False,
     json_out: Json = False,
 ) -> None:
     """Write a network for a runtime, read it back, and compare the two."""
@@ -123,7 +127,7 @@ def export(
     from lilliput.opening import open_model
     from lilliput.terminal import show
 
-    network = open_model(model, weights=weights)
+    network = open_model(model, weights=weights, trust=trust)
     made = write(network, input_of(network, input), out)
     show(str(made), made.to_json(), json_out)
 
@@ -133,6 +137,7 @@ def pack(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT.lil")],
     weights: Weights = None,
+    trust: Trust = False,
     json_out: Json = False,
 ) -> None:
     """Store a network as a compact `.lil` file."""
@@ -140,7 +145,7 @@ def pack(
     from lilliput.store import save
     from lilliput.terminal import show
 
-    written = save(open_model(model, weights=weights), out)
+    written = save(open_model(model, weights=weights, trust=trust), out)
     show(f"{out}: {written:,} bytes", {"file": str(out), "bytes": written}, json_out)
 
 
@@ -149,10 +154,11 @@ def unpack(
     file: Annotated[Path, typer.Argument(metavar="FILE.lil")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="`.safetensors`, `.onnx` or `.pt2`.")],
     input: Shape = None,
+    trust: Trust = False,
     json_out: Json = False,
 ) -> None:
     """Turn a `.lil` file into what other tools read."""
-    export(str(file), out, None, input, json_out)
+    export(str(file), out, input=input, trust=trust, json_out=json_out)
 
 
 def need_weights(model: str, weights: Path | None, pretrain: int) -> None:
