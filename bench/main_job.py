@@ -27,7 +27,7 @@ DATA, WEIGHTS = (Path(os.environ.get(name, ".")) for name in ("LILLIPUT_DATA", "
 CIFAR = "compress resnet56 --weights {weights}/resnet56-cifar10.safetensors --data {data}/cifar10.zip"
 COMMANDS = {
     "cifar": (CIFAR + " --latency 0.5x --max-drop 1 --out out/r56", (3, 32, 32)),
-    "cifar_035": (CIFAR + " --latency 0.35x --max-drop 1 --out out/r56-035", (3, 32, 32)),
+    "cifar_small": (CIFAR + " --size 450kB --latency 0.5x --max-drop 1 --out out/r56-small", (3, 32, 32)),
     "digits": ("", (1, 8, 8)),
 }
 REPEATS = 3
@@ -55,7 +55,8 @@ def run(name: str) -> dict[str, Any]:
     recipe = (out / "recipe.yaml").read_text()
     return {
         "command": f"lilliput {shown}" if shown else "make run", "exit_code": code, "seconds": round(seconds, 1),
-        "metrics": metrics, "recipe": recipe, "fresh": again, "repeats": REPEATS, "hardware": hardware(), "versions": versions(),
+        "metrics": metrics, "recipe": recipe, "fresh": again, "repeats": REPEATS,
+        "hardware": hardware(), "versions": versions(),
     }  # fmt: skip
 
 
@@ -66,7 +67,10 @@ def main() -> None:
     path = ROOT / "bench/results" / f"main_job_{name}.json"
     path.write_text(json.dumps(found, indent=2) + "\n")
     ratios = ", ".join(f"{r['ratio']['median']:.3f}x" for r in found["fresh"])
-    print(f"{found['command']}\nexit code {found['exit_code']}, {found['seconds']} s; measured again: {ratios} of the original latency")
+    print(
+        f"{found['command']}\nexit code {found['exit_code']}, {found['seconds']} s; "
+        f"measured again: {ratios} of the original latency"
+    )
     print(path.relative_to(ROOT))
 
 

@@ -49,7 +49,9 @@ def photos(root: Path, classes: int = 3, channels: str = "L", size: int = 8) -> 
             folder.mkdir(parents=True)
             for i in range(count):
                 shape = (size, size) if channels == "L" else (size, size, 3)
-                Image.fromarray(draw.integers(0, 80, shape, dtype=np.uint8) + np.uint8(60 * c), channels).save(folder / f"{i}.png")
+                Image.fromarray(draw.integers(0, 80, shape, dtype=np.uint8) + np.uint8(60 * c), channels).save(
+                    folder / f"{i}.png"
+                )
     return root
 
 
@@ -82,7 +84,11 @@ def test_help_shows_an_example(lilliput, command: str) -> None:  # type: ignore[
         (["compress", "resnet8", "--data", "digits", "--out", "o", "--max-drop", "-1", "--pretrain", "1"], 2, "from 0"),
         (["compress", "resnet8", "--data", "digits", "--out", "o", "--recipe", "r.yaml", "--pretrain", "1"], 2, "r.yaml"),
         (["compress", "resnet8", "--data", "digits", "--out", "o", "--size", "1kB", "--pretrain", "1"], 1, "cannot take"),
-        (["compress", "resnet8:channels=1,classes=7", "--data", "digits", "--out", "o", "--size", "1kB", "--pretrain", "1"], 1, "7 classes"),
+        (
+            ["compress", "resnet8:channels=1,classes=7", "--data", "digits", "--out", "o", "--size", "1kB", "--pretrain", "1"],
+            1,
+            "7 classes",
+        ),
         (["methods", "prune.chanels"], 2, "Did you mean `prune.channels`"),
         (["compare", "a.lil", "--data", "digits"], 2, "takes `.onnx` files"),
         (["report", "nowhere"], 2, "nowhere"),
@@ -130,7 +136,8 @@ def test_from_training_to_the_report(lilliput, tmp_path: Path) -> None:  # type:
     data, model = str(photos(tmp_path / "photos")), "resnet8:channels=1,classes=3,width=0.5"
     trained = lilliput("train", model, "--data", data, "--epochs", "2", "--batch-size", "16", "--out", "net.lil", "--json")
     assert trained.code == 0, trained.err
-    recipe = "steps: [{prune.channels: {keep: 0.5}}, {fit: {epochs: 1, batch_size: 16, distill: {distill.hinton: {}}}}, quant.quantize]"
+    fit = "{fit: {epochs: 1, batch_size: 16, distill: {distill.hinton: {}}}}"
+    recipe = f"steps: [{{prune.channels: {{keep: 0.5}}}}, {fit}, quant.quantize]"
     (tmp_path / "recipe.yaml").write_text(recipe)
     done = lilliput("compress", "net.lil", "--data", data, "--recipe", "recipe.yaml", "--out", "out", "--json")
     assert done.code == 0, done.err
@@ -175,9 +182,22 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     import time
 
     data = photos(tmp_path / "photos")
-    words = ["train", "resnet8:channels=1,classes=3", "--data", str(data), "--epochs", "500", "--batch-size", "16", "--out", "n.lil"]
+    words = [
+        "train",
+        "resnet8:channels=1,classes=3",
+        "--data",
+        str(data),
+        "--epochs",
+        "500",
+        "--batch-size",
+        "16",
+        "--out",
+        "n.lil",
+    ]
     environment = {**os.environ, "LILLIPUT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen([sys.executable, "-m", "lilliput", *words], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "lilliput", *words], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
     while not list((tmp_path / "cache").glob("stages/*/replicate_0/fit.safetensors")) and run.poll() is None:
         time.sleep(0.05)
     run.send_signal(signal.SIGINT)

@@ -57,7 +57,7 @@ def test_what_is_no_recipe_is_refused_with_the_step(text: str, words: str) -> No
 
 
 def test_a_missing_file_is_one_line() -> None:
-    with pytest.raises(ConfigError, match="nowhere.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read"):
         Recipe.read("nowhere.yaml")
 
 
@@ -105,7 +105,9 @@ from small import network, task
 from lilliput.recipe import Bench, Recipe, run
 from lilliput.prune import Channels
 from lilliput.train import Fit
-run(network().eval(), Recipe([Channels(keep=0.5), Fit(epochs=40, batch_size=27)]), Bench(task(), __import__("pathlib").Path({root!r})))
+from pathlib import Path
+recipe = Recipe([Channels(keep=0.5), Fit(epochs=40, batch_size=27)])
+run(network().eval(), recipe, Bench(task(), Path({root!r})))
 print("finished")
 """
 

@@ -1,11 +1,11 @@
 """Lilliput makes a trained convolutional network small and fast enough for the device in your hand, and proves it.
 
-    import lilliput as lp
+import lilliput as lp
 
-    model = lp.load("resnet20.lil")
-    small = lp.prune.Channels(keep=0.5)(model, lp.Look(example))
-    lp.profile(small, example)
-    lp.export(small, example, "small.onnx")
+model = lp.load("resnet20.lil")
+small = lp.prune.Channels(keep=0.5)(model, lp.Look(example))
+lp.profile(small, example)
+lp.export(small, example, "small.onnx")
 """
 
 from importlib.metadata import version

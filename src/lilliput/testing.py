@@ -59,8 +59,10 @@ def subject_model() -> nn.Module:
         model = zoo.create("resnet8", channels=1, classes=4)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                nn.init.normal_(module.running_mean, std=0.1)
-                nn.init.uniform_(module.running_var, 0.5, 2)
+                module.running_mean, module.running_var = (
+                    torch.randn(module.num_features) * 0.1,
+                    torch.rand(module.num_features) + 0.5,
+                )
     return model.eval()
 
 
@@ -176,7 +178,7 @@ def every_parameter_learns(method: Method, model: nn.Module, look: Look) -> None
         silent = [n for n, p in made.named_parameters() if p.requires_grad and p.grad is None]
         assert not silent, f"no gradient reaches {', '.join(silent[:3])}"
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < losses[0], f"five steps took the loss from {losses[0]:.4f} to {losses[-1]:.4f}"
 
 

@@ -204,7 +204,7 @@ def _launch(job: _Job) -> None:
     )
     if several:
         job.watch = None  # a live display cannot follow into other processes
-        fabric.launch(_train, job)
+        fabric.launch(_train, job)  # type: ignore[arg-type]
     else:
         _train(fabric, job)
 
@@ -229,10 +229,10 @@ class _Run:
         torch.manual_seed(job.seed)
         self.plain = copy.deepcopy(job.model).train()
         self.layout = _layout(fabric.device)
-        self.plain.to(fabric.device, memory_format=self.layout)
+        self.plain = self._placed(self.plain)
         self.teacher = None
         if job.teacher is not None:
-            self.teacher = copy.deepcopy(job.teacher).eval().requires_grad_(False).to(fabric.device, memory_format=self.layout)
+            self.teacher = self._placed(copy.deepcopy(job.teacher).eval().requires_grad_(False))
         optimizer = torch.optim.SGD(
             _parameter_groups(self.plain, self.fit.weight_decay),
             lr=self.fit.lr,
@@ -248,6 +248,10 @@ class _Run:
         self.model, self.optimizer = fabric.setup(self.plain, optimizer)
         if stored is not None:
             optimizer.load_state_dict(stored["optimizer"])
+
+    def _placed(self, model: nn.Module) -> nn.Module:
+        """The model on this process's device, in the layout that is fastest there."""
+        return model.to(self.fabric.device).to(memory_format=self.layout)  # type: ignore[call-overload,no-any-return]
 
     def train_epoch(self, epoch: int) -> None:
         """One pass over the training split."""

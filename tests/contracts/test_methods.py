@@ -75,5 +75,5 @@ def test_randomness_is_caught() -> None:
             return super().plan(model, look)[: int(torch.randint(1, 3, ()))]
 
     torch.manual_seed(1)
-    with pytest.raises(AssertionError, match="global random state moved|two plans differ"):
+    with pytest.raises(AssertionError, match=r"global random state moved|two plans differ"):
         testing.check_method(Random(keep=0.5), only=["input_is_untouched", "same_seed_same_edits"])

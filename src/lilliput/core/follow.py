@@ -48,7 +48,7 @@ class Follow(TorchDispatchMode):
     """Carries names beside the tensors of one forward and collects `slots`: (site, axis, names) of every parameter met."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names = Names()
         self.slots: list[tuple[str, str, Tensor]] = []
         self._names_of = WeakTensorKeyDictionary()
@@ -129,7 +129,8 @@ class Follow(TorchDispatchMode):
         if tensor in self.parameters:
             path, owner = self.parameters[tensor]
             return path, owner, tuple(range(tensor.dim()))
-        return self.origin.get(tensor)
+        found: tuple[str, nn.Module | None, tuple[int, ...]] | None = self.origin.get(tensor)
+        return found
 
     # --- watching ---------------------------------------------------------------------------------------------------
 
@@ -160,8 +161,9 @@ class Follow(TorchDispatchMode):
                 if tensor not in self.parameters:
                     self.parameters[tensor] = (f"{path}.{name}" if path else name, owner)
             if isinstance(owner, Resizable):
-                owner.register_forward_pre_hook(self._enter)
-                owner.register_forward_hook(self._leave)
+                layer: nn.Module = owner  # type: ignore[assignment]
+                layer.register_forward_pre_hook(self._enter)
+                layer.register_forward_hook(self._leave)
         self._paths = {module: path for path, module in model.named_modules()}
 
     def _enter(self, module: nn.Module, args: Any) -> None:

@@ -25,7 +25,8 @@ class MappedConv2d(nn.Conv2d):
         return through(self.weight_maps, self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(through(self.input_maps, input), self.mapped_weight(), self.bias)
+        output: Tensor = self._conv_forward(through(self.input_maps, input), self.mapped_weight(), self.bias)
+        return output
 
 
 class MappedLinear(nn.Linear):

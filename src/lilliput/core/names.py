@@ -25,7 +25,7 @@ class Names:
 
     def roots(self, names: Tensor) -> Tensor:
         """The representative of each name."""
-        found = self._parent[names]
+        found: Tensor = self._parent[names]
         while True:
             above = self._parent[found]
             if torch.equal(above, found):
@@ -67,10 +67,6 @@ class Names:
         for root in torch.unique(self.roots(thin(names).reshape(-1))).tolist():
             if root:
                 self.reasons.setdefault(root, reason)
-
-    def pinned(self) -> Tensor:
-        """All pinned representatives, ascending."""
-        return torch.unique(self.roots(torch.tensor(sorted(self.reasons), dtype=torch.long)))
 
     def _root(self, name: int) -> int:
         while (above := int(self._parent[name])) != name:

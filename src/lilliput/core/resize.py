@@ -149,6 +149,7 @@ def _resize_maps(layer: nn.Module, axis: str, keep: Sequence[int]) -> None:
     """Weight maps follow both axes, input maps the input channels, output maps the output channels."""
     followers = {"weight_maps": {"out": 0, "in": 1}, "input_maps": {"in": 1}, "output_maps": {"out": 1}}
     for kind, dims in followers.items():
-        for each in layer._modules.get(kind) or ():
-            if axis in dims and isinstance(each, Mapping):
+        maps = layer._modules.get(kind)
+        for each in maps.children() if maps is not None and axis in dims else ():
+            if isinstance(each, Mapping):
                 each.resize(axis, keep, dims[axis])

@@ -79,9 +79,7 @@ class Zip:
                 raise DataError(f"member `{name}` declares `{info.file_size}` bytes; the limit is `{LARGEST_FILE}`")
         total, limit = sum(i.file_size for i in self._members.values()), path.stat().st_size * LARGEST_RATIO
         if total > max(limit, LARGEST_TOTAL):
-            raise DataError(
-                f"the members declare `{total}` bytes, over the limit of `{max(limit, LARGEST_TOTAL)}`; refused"
-            )
+            raise DataError(f"the members declare `{total}` bytes, over the limit of `{max(limit, LARGEST_TOTAL)}`; refused")
 
     def read(self, name: str) -> bytes:
         """The bytes of one member. Several threads may read at once."""

@@ -154,9 +154,7 @@ def _open(entry: Path) -> Splits | None:
     try:
         meta = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
         splits = {name: _map(entry, name, part) for name, part in meta["splits"].items()}
-        return Splits(
-            splits["train"], splits["test"], splits.get("val"), tuple(meta["classes"]), tuple(meta["skipped"])
-        )
+        return Splits(splits["train"], splits["test"], splits.get("val"), tuple(meta["classes"]), tuple(meta["skipped"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -50,9 +50,7 @@ def read_idx(path: Path, dimensions: int) -> Array:
             head = file.read(4 + 4 * dimensions)
             if len(head) < 4 + 4 * dimensions or head[:4] != bytes((0, 0, 8, dimensions)):
                 wanted = bytes((0, 0, 8, dimensions)).hex()
-                raise DataError(
-                    f"{path.name}: begins with `{head[:4].hex()}`, not with `{wanted}`; no IDX file of this kind"
-                )
+                raise DataError(f"{path.name}: begins with `{head[:4].hex()}`, not with `{wanted}`; no IDX file of this kind")
             shape = tuple(int(n) for n in np.frombuffer(head, dtype=">u4", offset=4))
             count = math.prod(shape)
             if count > LARGEST:

@@ -221,9 +221,7 @@ def _augmentation(choice: CropFlip | str | None, shape: tuple[int, int, int]) ->
         return None
     found = parse(choice) if isinstance(choice, str) else choice
     if not isinstance(found, CropFlip):
-        raise ConfigError(
-            f"`augment` (={choice!r}): give an augmentation, such as `augment.crop_flip(pad=4)`, or `none`"
-        )
+        raise ConfigError(f"`augment` (={choice!r}): give an augmentation, such as `augment.crop_flip(pad=4)`, or `none`")
     with at("augment"):
         found.check()
     return found

@@ -189,9 +189,7 @@ def feeds(opened: Any, example: Any) -> dict[str, Any]:
     values = example if isinstance(example, tuple | list) else (example,)
     names = [i.name for i in opened.get_inputs()]
     if len(values) != len(names):
-        raise ModelError(
-            f"the file takes `{len(names)}` inputs ({', '.join(names)}) and the example has `{len(values)}`"
-        )
+        raise ModelError(f"the file takes `{len(names)}` inputs ({', '.join(names)}) and the example has `{len(values)}`")
     arrays = (v.detach().cpu().numpy() if isinstance(v, torch.Tensor) else np.asarray(v) for v in values)
     return dict(zip(names, arrays, strict=True))
 

@@ -24,9 +24,7 @@ def storage_bytes(module: nn.Module, *, skip: set[int] | frozenset[int] = frozen
     if (found := _quantizer(module.weight_maps)) is None:
         return total
     at, quantizer = found
-    return (
-        total - _size(module.weight) + ceil(module.weight.numel() * quantizer.bits / 8) + _side(module, at, quantizer)
-    )
+    return total - _size(module.weight) + ceil(module.weight.numel() * quantizer.bits / 8) + _side(module, at, quantizer)
 
 
 def stored(module: nn.Module) -> list[Tensor]:

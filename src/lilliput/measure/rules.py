@@ -130,9 +130,7 @@ _MAKING = """empty empty_like empty_strided empty_permuted new_empty new_empty_s
 _ORDER = """sort topk kthvalue median mode cumsum cumprod cummax cummin _cummax_helper nonzero unique_dim _unique2
     searchsorted bucketize histc bincount logcumsumexp _assert_async _assert_tensor_metadata _local_scalar_dense
     is_same_size equal isin item sym_size sym_numel sym_stride"""
-_FREE = frozenset(
-    f"aten::{name}" for g in (_NORMS, _ACTIVATIONS, _POOLS, _LAYOUT, _MAKING, _ORDER) for name in g.split()
-)
+_FREE = frozenset(f"aten::{name}" for g in (_NORMS, _ACTIVATIONS, _POOLS, _LAYOUT, _MAKING, _ORDER) for name in g.split())
 _FREE_TAGS = (torch.Tag.pointwise, torch.Tag.reduction)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from lilliput.core.method import Look, Method
 from lilliput.errors import ConfigError
 from lilliput.prune.criteria import criteria
 
-JOIN = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}
+JOIN: dict[str, Callable[[Tensor, int], Tensor]] = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}
 SPREAD = ("uniform", "global")
 SCOPES = ("all", "inner")
 

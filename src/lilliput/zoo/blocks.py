@@ -249,9 +249,7 @@ class GhostModule(nn.Module):
     Han et al. 2019, arXiv:1911.11907; tensor names as in the authors' code.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int = 1, ratio: int = 2, cheap: int = 3, relu: bool = True
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, ratio: int = 2, cheap: int = 3, relu: bool = True) -> None:
         super().__init__()
         if outputs % ratio:
             raise ConfigError(f"`outputs` (={outputs}) must be a multiple of `ratio` (={ratio})")

@@ -161,9 +161,7 @@ def _pool(x: Tensor, kernel: int = 3) -> Tensor:
 
 
 @arch("googlenet", input=(3, 224, 224), paper=PAPER)
-def googlenet(
-    classes: int = 1000, channels: int = 3, dropout: float = 0.4, aux: bool = False, five: bool = False
-) -> nn.Module:
+def googlenet(classes: int = 1000, channels: int = 3, dropout: float = 0.4, aux: bool = False, five: bool = False) -> nn.Module:
     """GoogLeNet (Inception-v1) with batch norm: 6.6 M parameters, 1.5 G multiply-adds.
 
     `aux` adds the two auxiliary heads; in training the network then gives `Logits(main, aux)`.

@@ -33,9 +33,7 @@ class NormedGate(nn.Module):
 class PlusUnit(nn.Module):
     """Half of the channels pass (at stride 2: all, filtered), the others go through a branch of one kernel size."""
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, style: tuple[type[nn.Module], bool]
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, style: tuple[type[nn.Module], bool]) -> None:
         super().__init__()
         activation, gated = style
         passed = inputs if stride == 2 else inputs // 2
@@ -58,9 +56,7 @@ def _separable(inputs: int, outputs: int, kernel: int, stride: int, activation: 
     return [filtered, ConvNorm(inputs, outputs, 1, activation=activation)]
 
 
-def _plain(
-    inputs: int, middle: int, outputs: int, kernel: int, stride: int, activation: type[nn.Module]
-) -> list[nn.Module]:
+def _plain(inputs: int, middle: int, outputs: int, kernel: int, stride: int, activation: type[nn.Module]) -> list[nn.Module]:
     first = ConvNorm(inputs, middle, 1, activation=activation)
     return [first, *_separable(middle, outputs, kernel, stride, activation)]
 
