@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lilliput.core.edits import Edit, Swap
 from lilliput.core.layers import Compressed, Mapped, swaps
@@ -41,23 +41,25 @@ class Folded(Compressed):
     name = "folded"
 
     @classmethod
-    def like(cls, dense: nn.Module, norm: str) -> nn.Module:
+    def like(cls, dense: nn.Module, norm: str) -> nn.Module:  # type: ignore[override] # its own spec
         """The layer with a bias, its weight still to be computed."""
         if isinstance(dense, Mapped):
             raise EditError("its weight passes through maps, which a batch norm cannot be folded into; bake the model first")
         if type(dense) not in FOLDABLE:
             raise EditError(f"a batch norm cannot be folded into a `{type(dense).__name__}`")
+        assert isinstance(dense, nn.Linear | _ConvNd)
         layer = type(dense).__new__(type(dense))
         layer.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in dense.__dict__.items()}
         outputs = dense.out_features if isinstance(dense, nn.Linear) else dense.out_channels
-        weight = dense.weight.detach()
-        bias = dense.bias.detach() if dense.bias is not None else weight.new_zeros(int(outputs))  # type: ignore[arg-type]
-        layer.weight = nn.Parameter(weight.clone(), dense.weight.requires_grad)  # type: ignore[arg-type]
-        layer.bias = nn.Parameter(bias.clone(), dense.weight.requires_grad)  # type: ignore[arg-type]
+        bias = dense.weight.new_zeros(outputs) if dense.bias is None else dense.bias.detach().clone()
+        layer.weight = nn.Parameter(dense.weight.detach().clone(), dense.weight.requires_grad)
+        layer.bias = nn.Parameter(bias, dense.weight.requires_grad)
         return layer
 
     @classmethod
-    def absorb_into(cls, layer: Any, model: nn.Module, dense: nn.Module, norm: str) -> None:
+    def absorb_into(  # type: ignore[override] # its own spec
+        cls, layer: Any, model: nn.Module, dense: nn.Module, norm: str
+    ) -> None:
         """Compute weight and bias in double precision."""
         scale, shift = _line(model, norm)
         outputs = layer.bias.numel()
@@ -74,18 +76,18 @@ class Passed(Compressed):
     name = "identity"
 
     @classmethod
-    def like(cls, dense: nn.Module) -> nn.Module:
+    def like(cls, dense: nn.Module) -> nn.Module:  # type: ignore[override] # its own spec
         """`nn.Identity`."""
         return nn.Identity()
 
     @classmethod
-    def absorb_into(cls, layer: Any, model: nn.Module, dense: nn.Module) -> None:
+    def absorb_into(cls, layer: Any, model: nn.Module, dense: nn.Module) -> None:  # type: ignore[override]
         """There is nothing to compute."""
 
 
 def _line(model: nn.Module, norm: str) -> tuple[Tensor, Tensor]:
     """Slope and offset of a batch norm at inference, in double precision, (channels,) each."""
-    layer = model.get_submodule(norm)
+    layer: Any = model.get_submodule(norm)
     if not _is_fixed(layer):
         raise EditError(f"`{norm}` is a `{type(layer).__name__}`, not a batch norm with running statistics")
     mean, variance = layer.running_mean.double(), layer.running_var.double()
@@ -98,7 +100,7 @@ def _line(model: nn.Module, norm: str) -> tuple[Tensor, Tensor]:
 
 def _scaled(layer: Any, scale: Tensor) -> Tensor:
     """The weight with each output channel multiplied by its slope."""
-    weight = layer.weight.double()
+    weight: Tensor = layer.weight.double()
     if isinstance(layer, _ConvTransposeNd):  # (in, out / groups, ...): outputs of a group lie on dimension 1
         split = weight.view(layer.groups, -1, *weight.shape[1:])
         return (split * scale.view(layer.groups, 1, -1, *[1] * (weight.dim() - 2))).view_as(weight)

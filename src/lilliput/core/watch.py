@@ -111,7 +111,7 @@ class _Watcher(TorchDispatchMode):
     """Numbers tensors as they appear. Tensors made from parameters alone (a masked weight, say) get no number."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.values = WeakTensorKeyDictionary()
         self.ops: list[Op] = []
         self.calls: list[Call] = []
@@ -168,7 +168,7 @@ _KINDS = {
 _MOVES = {
     "aten::max_pool2d_with_indices", "aten::clone", "aten::contiguous", "aten::channel_shuffle", "aten::flip",
     "aten::native_channel_shuffle", "aten::index_select", "aten::upsample_nearest2d", "aten::native_dropout",
-    "aten::pixel_shuffle", "aten::pixel_unshuffle",
+    "aten::pixel_shuffle", "aten::pixel_unshuffle", "aten::_unsafe_view", "aten::reshape", "aten::roll", "aten::stack",
 }  # fmt: skip
 
 
