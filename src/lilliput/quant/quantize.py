@@ -132,7 +132,7 @@ def grid(low: float, high: float, bits: int) -> dict[str, Any]:
     """
     low, high, last = min(low, 0.0), max(high, 0.0), 2**bits - 1
     scale = torch.tensor((high - low) / last if high > low else 1 / last, dtype=torch.float32).clamp(min=1e-30)
-    short = float(f"{float(scale):.9g}")  # nine digits name any float32
+    short = float(str(scale.numpy()))  # the shortest text that names this float32
     return {"bits": bits, "signed": False, "scale": short, "zero": min(last, round(-low / short))}
 
 
