@@ -14,7 +14,8 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/installed ## the main job: train a small network on the digits, compress it, report
-	@$(BIN)/lilliput compress resnet8:channels=1 --data digits --pretrain 20 --latency 0.6x --size 40kB --max-drop 2 --out out/digits
+	@$(BIN)/lilliput compress resnet8:channels=1,width=2 --data digits --pretrain 15 \
+	  --size 100kB --latency 0.7x --max-drop 2 --out out/digits
 
 test: .venv/installed ## every test, and every example in a docstring
 	@$(ONE) $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile $(TESTS)

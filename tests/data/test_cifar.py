@@ -82,9 +82,7 @@ def test_an_archive_that_breaks_off_is_refused(part: float, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("limit", ["_LARGEST_FILE", "_LARGEST_TOTAL"])
-def test_an_archive_that_declares_too_much_is_refused(
-    limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_archive_that_declares_too_much_is_refused(limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar, limit, 1 << 14)
     with pytest.raises(DataError, match="exceeds the limits"):
         cifar.read(pack(tmp_path / "a.tar.gz", {"readme": bytes(1 << 15), **batches(new)}), Options())

@@ -118,9 +118,7 @@ def test_an_image_that_cannot_be_used_is_counted_named_and_skipped_on_request(
 def test_of_many_bad_images_the_first_few_are_named(files: Files, plant: Plant) -> None:
     bad = {name: b"x" for name in files if name.startswith("train/cat")}
     message = refused(plant({**files, **bad}))
-    assert (
-        "6 of 16 images cannot be used: `train/cat/0.png`, `train/cat/1.png`, `train/cat/2.png` and 3 more" in message
-    )
+    assert "6 of 16 images cannot be used: `train/cat/0.png`, `train/cat/1.png`, `train/cat/2.png` and 3 more" in message
 
 
 def test_skipping_never_empties_a_class(files: Files, plant: Plant) -> None:

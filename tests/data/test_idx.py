@@ -35,9 +35,7 @@ def test_a_folder_of_four_files(place: Path) -> None:
     for path in (place, place / "train-images-idx3-ubyte.gz"):
         assert idx.accepts(path)
         splits = idx.read(path, Options())
-        assert np.array_equal(splits.train.pixels[..., 0], pixels(20)) and np.array_equal(
-            splits.test.pixels[..., 0], pixels(6)
-        )
+        assert np.array_equal(splits.train.pixels[..., 0], pixels(20)) and np.array_equal(splits.test.pixels[..., 0], pixels(6))
         assert splits.train.labels.tolist() == [i % 3 for i in range(20)] and splits.class_names == ("0", "1", "2")
     assert idx.read(place, Options((8, 8))).train.shape == (1, 8, 8)
     (place / "t10k-labels-idx1-ubyte").unlink()

@@ -107,9 +107,7 @@ def test_an_unknown_name_offers_the_nearest() -> None:
     assert str(caught.value) == "no data set is called `cifar`. Did you mean `cifar10`?" and caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "way"), [("fashion-mnist", "dataset-fashion-mnist"), ("cifar10", "cifar-10-python.tar.gz")]
-)
+@pytest.mark.parametrize(("name", "way"), [("fashion-mnist", "dataset-fashion-mnist"), ("cifar10", "cifar-10-python.tar.gz")])
 @pytest.mark.usefixtures("alone")
 def test_what_is_missing_says_how_to_get_it(name: str, way: str, shelf: Path) -> None:
     with pytest.raises(DataError) as caught:
@@ -139,9 +137,7 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 def test_a_download_is_checked_and_kept(server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     place, url = server
     files = clothes(place)
-    wanted = tuple(
-        Download(f"{url}/{name}", f"sha256:{hashlib.sha256(data).hexdigest()}") for name, data in files.items()
-    )
+    wanted = tuple(Download(f"{url}/{name}", f"sha256:{hashlib.sha256(data).hexdigest()}") for name, data in files.items())
     monkeypatch.setitem(sources._entries, "fashion-mnist", replace(sources["fashion-mnist"], downloads=wanted))
     first = open_task("fashion-mnist")
     assert sorted(p.name for p in folder("fashion-mnist").iterdir()) == sorted(files)
@@ -151,9 +147,7 @@ def test_a_download_is_checked_and_kept(server: tuple[Path, str], monkeypatch: p
 
 
 @pytest.mark.usefixtures("alone")
-def test_a_wrong_checksum_and_a_missing_file_are_one_line(
-    server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_checksum_and_a_missing_file_are_one_line(server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     place, url = server
     (place / "cifar-10-python.tar.gz").write_bytes(b"something else")
     for name, reason in (("cifar-10-python.tar.gz", "hash"), ("nothing.tar.gz", "404")):

@@ -16,9 +16,7 @@ from lilliput.data import CropFlip, Task
 from lilliput.errors import ConfigError, DataError, UnknownName
 
 
-def pair(
-    count: int, shape: tuple[int, ...] = (8, 8, 3), seed: int = 0, classes: int = 3
-) -> tuple[np.ndarray, np.ndarray]:
+def pair(count: int, shape: tuple[int, ...] = (8, 8, 3), seed: int = 0, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
     pixels = np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
     return pixels, np.arange(count) % classes
 
@@ -103,9 +101,7 @@ def test_only_train_is_augmented_and_only_when_asked() -> None:
     assert torch.equal(run(t.batches("train", 9))[0], run(t.batches("train", 9, augment=False))[0])
     assert not torch.equal(run(t.batches("train", 9))[0], run(t.batches("train", 9, augment=True))[0])
     off = task(augment="none")
-    assert off.augment is None and torch.equal(
-        run(off.batches("train", 9))[0], run(off.batches("train", 9, augment=True))[0]
-    )
+    assert off.augment is None and torch.equal(run(off.batches("train", 9))[0], run(off.batches("train", 9, augment=True))[0])
 
 
 def test_calibration_is_of_train_and_repeats() -> None:

@@ -18,8 +18,7 @@ def test_this_machine_is_described() -> None:
 
 def test_a_processor_is_read_from_the_system(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text(
-        "processor\t: 0\nmodel name\t: Small 9000\nflags\t\t: fpu avx2 avx512_vnni mmx\n\n"
-        "processor\t: 1\nmodel name\t: Other\n"
+        "processor\t: 0\nmodel name\t: Small 9000\nflags\t\t: fpu avx2 avx512_vnni mmx\n\nprocessor\t: 1\nmodel name\t: Other\n"
     )
     (tmp_path / "meminfo").write_text("MemTotal:       2048 kB\nMemFree: 1 kB\n")
     found = hardware(tmp_path)

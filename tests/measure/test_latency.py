@@ -185,17 +185,13 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from onnx import TensorProto, helper, numpy_helper, save
 
     w = numpy_helper.from_array(np.ones((4, 3), np.float32), "w")
-    x, y, z = (
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 4]), ("y", [1, 3]), ("z", [1, 3]))
-    )
+    x, y, z = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 4]), ("y", [1, 3]), ("z", [1, 3])))
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"], "product"),
         helper.make_node("Relu", ["a"], ["b"], "bend"),
         helper.make_node("Add", ["b", "y"], ["z"], "sum"),
     ]
-    model = helper.make_model(
-        helper.make_graph(nodes, "small", [x, y], [z], [w]), opset_imports=[helper.make_opsetid("", 17)]
-    )
+    model = helper.make_model(helper.make_graph(nodes, "small", [x, y], [z], [w]), opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8
     path = tmp_path_factory.mktemp("onnx") / "small.onnx"
     save(model, path)

@@ -45,9 +45,7 @@ def test_every_node_of_a_file_has_a_time(tmp_path: Path) -> None:
         helper.make_node("MatMul", ["x", "w"], ["a"], "product"),
         helper.make_node("Softmax", ["a"], ["y"], "share"),
     ]
-    model = helper.make_model(
-        helper.make_graph(nodes, "small", [x], [y], [w]), opset_imports=[helper.make_opsetid("", 17)]
-    )
+    model = helper.make_model(helper.make_graph(nodes, "small", [x], [y], [w]), opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8
     save(model, tmp_path / "small.onnx")
     found = layer_times(tmp_path / "small.onnx", torch.ones(1, 4), runs=4, warmup=2)

@@ -64,9 +64,7 @@ def test_multipliers(width: float, pixels: int) -> None:
     assert small.macs == theory.resolution_effect(pixels / size) * full.macs and small.params == full.params
     a, b = int(width * c1), int(width * c2)
     found = profile(nn.Sequential(conv(a, a, 3, a), conv(a, b, 1)), torch.randn(1, a, pixels, pixels))
-    assert Cost(found.params, found.macs) == theory.with_multipliers(
-        c1, c2, 3, size, width=width, resolution=pixels / size
-    )
+    assert Cost(found.params, found.macs) == theory.with_multipliers(c1, c2, 3, size, width=width, resolution=pixels / size)
 
 
 @settings(max_examples=20)

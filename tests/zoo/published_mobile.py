@@ -92,9 +92,7 @@ HALVED = (
 )
 WIDER = "That collection scales the last convolution and the stages otherwise; the paper's table 5 is built here."
 STEM = "The authors' counter takes 0.59 M for the stem, which costs 0.44 M; the rest agrees to the last operation."
-SURVEYED = (
-    "Second-hand, without its way of counting; the layers its authors released hold 0.72 M, normalization included."
-)
+SURVEYED = "Second-hand, without its way of counting; the layers its authors released hold 0.72 M, normalization included."
 
 ROWS = (
     Row("squeezenet1_0", 224, "1.248", "820", SQUEEZE),

@@ -105,9 +105,7 @@ def test_torchvision_has_the_same_network(spec: str, torchvision: ModuleType) ->
     x = rand(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(ours.eval()(x), theirs(x), rtol=1e-4, atol=1e-5)
-    norms = [
-        [(m.eps, m.momentum) for m in model.modules() if isinstance(m, nn.BatchNorm2d)] for model in (ours, theirs)
-    ]
+    norms = [[(m.eps, m.momentum) for m in model.modules() if isinstance(m, nn.BatchNorm2d)] for model in (ours, theirs)]
     assert norms[0] == norms[1]
 
 

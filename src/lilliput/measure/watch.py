@@ -50,7 +50,8 @@ def tensors(value: Any) -> list[Tensor]:
 class Watch(TorchDispatchMode):
     """Counts while it is on. `ran` names the rows that did something, in the order of their first operation.
 
-    What weight maps do is left out of every count: it is done once, before the network runs (`bake`).
+    What weight maps do is left out of every count: it is done once, before the network runs (`bake`). So is what maps on
+    activations do, which only imitate a narrower arithmetic: peak memory is that of the same network in floats.
     """
 
     def __init__(self, model: nn.Module, example: Any) -> None:
@@ -79,6 +80,8 @@ class Watch(TorchDispatchMode):
         self._kept.before(func, args, kwargs)
         out = func(*args, **kwargs)
         inputs = tensors((args, kwargs))
+        if self._on_activations():
+            return out
         self._follow(inputs, tensors(out))
         if not self._on_weights():
             self._count(func, name, args, kwargs, inputs, out)
@@ -86,6 +89,9 @@ class Watch(TorchDispatchMode):
 
     def _on_weights(self) -> bool:
         return bool(self._stack) and "weight_maps" in self._stack[-1][1].split(".")
+
+    def _on_activations(self) -> bool:
+        return bool(self._stack) and any(part in MAPS[1:] for part in self._stack[-1][1].split("."))
 
     def _row(self) -> Row:
         path = host(self._stack[-1][1] if self._stack else "")
@@ -132,15 +138,20 @@ class Watch(TorchDispatchMode):
         row.calls += 1
         row.input_shape = row.input_shape or _shape(args)
 
-    def leave(self, module: nn.Module, args: Any, out: Any) -> None:
-        """Forward hook. A module that raised never gets here; whoever caught that takes it off the stack on leaving."""
+    def leave(self, module: nn.Module, args: Any, out: Any) -> Any:
+        """Forward hook. A module that raised never gets here; whoever caught that takes it off the stack on leaving.
+
+        Behind a map on activations the network goes on with what came in.
+        """
         path = self._paths.get(id(module))
         if path is None:
-            return
+            return None
         while self._stack and self._stack.pop()[0] != id(module):
             pass
         if host(path) == path:
             self.rows[path].output_shape = self.rows[path].output_shape or _shape(out)
+        parts = path.split(".")
+        return args[0] if len(parts) > 1 and parts[-2] in MAPS[1:] and args else None
 
     @property
     def site(self) -> str:

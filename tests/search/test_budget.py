@@ -1,0 +1,111 @@
+"""Budgets: how they are written, what they find too large, and that the gentlest recipe that meets them is proposed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from lilliput.core.layers import Mapped
+from lilliput.core.method import Look
+from lilliput.errors import ConfigError
+from lilliput.measure import Latency
+from lilliput.prune import Channels
+from lilliput.quant import Quantize
+from lilliput.search import Budget, Limit, Proposal, propose
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from small import network, task
+
+
+class Bench:
+    """A clock that charges a microsecond a convolution weight, and less for integers: exact, so that choices are known."""
+
+    def __init__(self, integers: float) -> None:
+        self.integers = integers
+
+    def compare(self, models: dict[str, nn.Module]) -> dict[str, Latency]:
+        return {name: Latency(self.ms(m), 0, 0, 1, "fake", 1) for name, m in models.items()}
+
+    def ms(self, model: nn.Module) -> float:
+        layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+        price = self.integers if any(isinstance(m, Mapped) for m in layers) else 1.0
+        return price * sum(m.weight.numel() for m in layers) / 1000
+
+
+def found(budget: Budget, integers: float = 0.6) -> tuple[Proposal, list[str]]:
+    said: list[str] = []
+    data = task()
+    look = Look(data.example(), data.calibration(), data.loss)
+    made = propose(network(1.0).eval(), data, look, budget, Bench(integers), epochs=3, say=said.append)
+    return made, said
+
+
+def test_int8_alone_is_proposed_where_it_is_enough() -> None:
+    made, _ = found(Budget.read(latency="0.65x"))
+    assert made.reachable and made.recipe.steps == (Quantize(),)
+
+
+def test_channels_leave_where_int8_is_not_enough_and_no_more_than_needed() -> None:
+    made, _ = found(Budget.read(latency="0.5x"))
+    methods = [type(s) for s in made.recipe.steps]
+    assert made.reachable and methods[0] is Channels and methods[-1] is Quantize and len(methods) == 4
+    chosen = [t for t in made.tried if t.meets]
+    assert chosen and all(t.ratio <= 0.5 * 0.95 for t in chosen)
+    gentler = [t for t in made.tried if t.shrink and t.shrink.scope == chosen[0].shrink.scope and not t.meets]  # type: ignore[union-attr]
+    assert all(t.ratio > chosen[0].ratio for t in gentler)
+
+
+def test_int8_is_left_out_where_it_is_slower() -> None:
+    made, said = found(Budget.read(latency="0.8x"), integers=1.2)
+    assert made.reachable and Quantize() not in made.recipe.steps
+    assert any("int8 is not faster" in line for line in said)
+
+
+def test_what_cannot_be_reached_is_said_and_the_nearest_is_proposed() -> None:
+    made, _ = found(Budget.read(latency="0.001x"))
+    assert not made.reachable and not any(t.meets for t in made.tried)
+    assert made.recipe.steps
+
+
+def test_a_size_budget_alone_works() -> None:
+    made, _ = found(Budget.read(size="60kB"))
+    assert made.reachable
+    assert min(t.bytes for t in made.tried if t.meets) + 8192 <= 60_000
+
+
+def test_accuracy_alone_takes_the_fastest_that_keeps_it() -> None:
+    made, _ = found(Budget.read(max_drop=100.0))
+    assert made.recipe.steps == (Quantize(),)
+
+
+@given(st.integers(1, 10**9))
+def test_sizes_are_read_in_the_units_they_are_written_in(count: int) -> None:
+    assert Budget.read(size=f"{count}B").size == Limit(count)
+    assert Budget.read(size=f"{count}kB").size == Limit(count * 1000)
+    assert Budget.read(size=f"{count}KiB").size == Limit(count * 1024)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "5", "5 parsecs", "-1ms", "0x", "0ms", "1e3ms", "x"])
+def test_what_is_no_latency_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not a budget; write it like 5ms or 0\.5x"):
+        Budget.read(latency=text)
+
+
+def row(ms: float, size: int, accuracy: float) -> dict:  # type: ignore[type-arg]
+    return {"latency_ms": {"median": ms}, "file_bytes": size, "accuracy": accuracy}
+
+
+def test_failures_name_the_budget_and_the_amount() -> None:
+    before = row(2.0, 1000, 0.90)
+    budget = Budget.read(size="0.5x", latency="0.5x", max_drop=1.0)
+    assert budget.failures(before, row(1.0, 500, 0.89)) == []
+    assert budget.failures(before, row(1.2, 700, 0.87)) == [
+        "size: 700 bytes, 200 over the 500 asked for",
+        "latency: 1.200 ms (0.60x), 0.200 ms over the 1.000 ms asked for",
+        "accuracy: 3.00 points lost on the test split, 2.00 more than the 1 allowed",
+    ]
