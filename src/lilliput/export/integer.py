@@ -42,7 +42,7 @@ def no_clipping_before(net: Net, node: Any) -> bool:
     before = net.makers.get(node.input[0])
     if before is None or len(net.readers[node.input[0]]) > 1 or not _keeps(net, before, _span(net, node)):
         return False
-    node.input[0] = before.input[0]
+    net.connect(node, 0, before.input[0])
     net.remove(before)
     return True
 
@@ -132,15 +132,14 @@ def integer_bias(net: Net, node: Any) -> bool:
     fitted = _fitted(codes, np.broadcast_to(scale, bias.shape).astype(np.float64), bias.astype(np.float64), step)
     if fitted is not None:
         codes, scale = fitted
-        weight.input[0] = net.constant(net.fresh(weight.input[0]), codes)
-        weight.input[1] = net.constant(net.fresh(weight.input[1]), scale)
-        weight.input[2] = net.constant(net.fresh(weight.input[2]), np.zeros(scale.shape, codes.dtype))
+        for place, value in enumerate((codes, scale, np.zeros(scale.shape, codes.dtype))):
+            net.connect(weight, place, net.constant(net.fresh(weight.input[place]), value))
         _set_axis(weight)
     unit = (scale.astype(np.float32) * np.float32(step)).astype(np.float32)
     whole = np.clip(np.rint(bias.astype(np.float64) / unit.astype(np.float64)), -_BIAS, _BIAS).astype(np.int32)
     stem = node.input[2]
     parts = [net.constant(f"{stem}.codes", whole), net.constant(f"{stem}.scale", unit)]
-    node.input[2] = net.add("DequantizeLinear", parts, None, **(attributes(weight) if unit.ndim else {}))
+    net.connect(node, 2, net.add("DequantizeLinear", parts, None, **(attributes(weight) if unit.ndim else {})))
     return True
 
 

@@ -27,32 +27,44 @@ class Net:
         from onnx import numpy_helper
 
         self.model = model
-        self.nodes = list(model.graph.node)
+        self._nodes = {id(node): node for node in model.graph.node}
         self.constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self.inputs = [i.name for i in model.graph.input]
         self.outputs = [o.name for o in model.graph.output]
         self._made = 0
+        self._makers: dict[str, Any] | None = None
+        self._readers: dict[str, list[Any]] | None = None
+
+    @property
+    def nodes(self) -> list[Any]:
+        """All nodes."""
+        return list(self._nodes.values())
 
     @property
     def makers(self) -> dict[str, Any]:
         """The node that makes each value."""
-        return {output: node for node in self.nodes for output in node.output}
+        if self._makers is None:
+            self._makers = {output: node for node in self.nodes for output in node.output}
+        return self._makers
 
     @property
     def readers(self) -> dict[str, list[Any]]:
         """The nodes that read each value; the end of the network counts as one."""
-        found: dict[str, list[Any]] = {name: [None] for name in self.outputs}
-        for node in self.nodes:
-            for name in dict.fromkeys(node.input):
-                found.setdefault(name, []).append(node)
-        return found
+        if self._readers is None:
+            self._readers = {name: [None] for name in self.outputs}
+            for node in self.nodes:
+                for name in dict.fromkeys(node.input):
+                    self._readers.setdefault(name, []).append(node)
+        return self._readers
 
     def add(self, kind: str, inputs: Iterable[str], output: str | Sequence[str] | None = None, **attributes: Any) -> str:
         """A new node; the name of its output, the first if there are several."""
         from onnx import helper
 
         outputs = [output or self.fresh(kind.lower())] if isinstance(output, str | None) else list(output)
-        self.nodes.append(helper.make_node(kind, list(inputs), outputs, **attributes))
+        node = helper.make_node(kind, list(inputs), outputs, **attributes)
+        self._nodes[id(node)] = node
+        self._makers = self._readers = None
         return outputs[0]
 
     def constant(self, name: str, value: Any) -> str:
@@ -72,14 +84,21 @@ class Net:
 
     def remove(self, *nodes: Any) -> None:
         """Take nodes out."""
-        self.nodes = [n for n in self.nodes if not any(n is gone for gone in nodes)]
+        for node in nodes:
+            del self._nodes[id(node)]
+        self._makers = self._readers = None
+
+    def connect(self, node: Any, place: int, name: str) -> None:
+        """Let a node read another value."""
+        node.input[place] = name
+        self._readers = None
 
     def read_instead(self, old: str, new: str) -> None:
         """Every node that read `old` reads `new`."""
-        for node in self.nodes:
-            for i, name in enumerate(node.input):
-                if name == old:
-                    node.input[i] = new
+        for node in self.readers.get(old, []):
+            for i in (i for i, name in enumerate(node.input if node is not None else ()) if name == old):
+                node.input[i] = new
+        self._readers = None
 
     def rewrite(self, *rules: Callable[[Net, Any], bool]) -> None:
         """Apply rules in turn to every node until they change nothing any more."""
@@ -89,7 +108,7 @@ class Net:
     def _apply(self, rule: Callable[[Net, Any], bool]) -> bool:
         changed = False
         for node in list(self.nodes):
-            if any(n is node for n in self.nodes):  # an earlier change may have taken it out
+            if id(node) in self._nodes:  # an earlier change may have taken it out
                 changed |= rule(self, node)
         return changed
 
@@ -109,7 +128,7 @@ class Net:
         """The model again: dead nodes gone, sorted, named shortly, without anything a runtime does not read."""
         from onnx import TensorProto, numpy_helper
 
-        self.nodes = self._sorted(self._alive())
+        self._nodes = {id(node): node for node in self._sorted(self._alive())}
         for node in self.nodes:
             _plain(node)
         self._rename()
@@ -165,6 +184,7 @@ class Net:
             names[name] = f"v{i}"
         for node in self.nodes:
             node.name = self.layer(node)
+        self._makers = self._readers = None
         for node in self.nodes:
             node.input[:] = [names[name] for name in node.input]
             node.output[:] = [names[name] for name in node.output]
