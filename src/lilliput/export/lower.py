@@ -40,7 +40,7 @@ def without_levels(model: nn.Module) -> nn.Module | None:
     return new if found else None
 
 
-def is_integer(layer: Any) -> bool:
+def _is_integer(layer: Any) -> bool:
     """Whether the last map on a layer's weight makes integers of at most 8 bits."""
     maps: Any = layer.weight_maps if isinstance(layer, Mapped) else ()
     return len(maps) > 0 and isinstance(maps[-1], Affine) and maps[-1].bits <= 8
@@ -87,7 +87,7 @@ def _activation_maps(model: nn.Module) -> list[nn.ModuleList]:
 
 
 def _lower_weight(layer: Any) -> None:
-    if is_integer(layer):
+    if _is_integer(layer):
         *earlier, affine = layer.weight_maps
         layer.weight_maps = nn.ModuleList([Weight(affine, through(nn.ModuleList(earlier), layer.weight))])
     else:

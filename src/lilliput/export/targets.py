@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -58,8 +59,10 @@ def export(model: nn.Module, example: Tensor, path: str | Path) -> Exported:
     Raises `ExportError` where the target cannot hold the network or computes something else, and `UnknownName` for a suffix
     nothing is registered under.
     """
-    path = Path(path)
-    return targets[path.suffix](model, example, path)
+    path, target = Path(path), targets[Path(path).suffix]
+    if any(p.device.type != "cpu" for p in model.parameters()):
+        model = copy.deepcopy(model).cpu()
+    return target(model, example.detach().cpu(), path)
 
 
 def distance(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:

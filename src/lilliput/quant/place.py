@@ -86,7 +86,7 @@ class _Placer:
         elif op.kind in ("move", "relu", "cat"):
             return
         else:
-            why = f"`{op.kind.replace('::', '.')}` has no integer form here"
+            why = f"no quantizers are placed for `{op.kind.replace('::', '.')}`"
         if why is None:
             self.integer.add(op)
         else:
