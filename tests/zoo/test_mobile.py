@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lilliput import zoo
-from lilliput.errors import ConfigError, ModelError
+from lilliput.errors import ConfigError
 from lilliput.zoo import shift, slimmable
 from lilliput.zoo.blocks import Shift
 
@@ -263,7 +263,7 @@ def test_shifts_learned_elsewhere_are_followed_after_loading() -> None:
     ],
 )
 def test_options_that_cannot_be_are_refused(spec: str, words: str) -> None:
-    with pytest.raises(ModelError) as error:
+    with pytest.raises(ConfigError) as error:
         zoo.create(spec)
     assert words in str(error.value)
 

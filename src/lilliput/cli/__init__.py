@@ -10,6 +10,8 @@ from lilliput.cli import look, work  # noqa: F401 - commands register themselves
 from lilliput.cli.options import app
 from lilliput.errors import LilliputError
 
+INTERRUPTED = 130
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
@@ -22,6 +24,8 @@ def main(arguments: list[str] | None = None) -> None:
         if debug and not isinstance(error, SystemExit):
             raise
         code = _explain(error)
+    if code == INTERRUPTED:  # the framework has caught it already
+        code = _explain(KeyboardInterrupt())
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -29,6 +33,8 @@ def _explain(error: BaseException) -> int:
     """Print an error as one line and return the exit code."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, typer.Exit):
+        return int(error.exit_code)
     if isinstance(error, KeyboardInterrupt):
         return _complain("stopped. What was finished is stored: the same command goes on from there.", 1)
     if isinstance(error, LilliputError):
