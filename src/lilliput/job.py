@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -9,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from lilliput import report
 from lilliput.clock import Clock
 from lilliput.core import edits as edit_values
 from lilliput.core import state
+from lilliput.core.perform import perform
 from lilliput.core.record import attach, edits, record
 from lilliput.data import Task
 from lilliput.data.cache import root as cache_root
@@ -101,12 +104,10 @@ def train(model: nn.Module, task: Task, step: Fit, settings: Settings) -> tuple[
 
 def check_fit(model: nn.Module, task: Task) -> None:
     """Raise `ModelError` unless the network takes the task's images and has its classes."""
-    import torch
-
     shape = task.input_shape
     try:
         with torch.no_grad():
-            outputs = model.eval()(task.example())
+            outputs = copy.deepcopy(model).eval()(task.example())
     except RuntimeError as error:
         first = str(error).split("\n")[0]
         raise ModelError(f"the model cannot take {task.name}'s images of {' x '.join(map(str, shape))}: {first}") from None
@@ -141,7 +142,8 @@ class _Compression:
     """One run, from the first measurement to the report."""
 
     def __init__(self, model: nn.Module, task: Task, out: Path, budget: Budget, settings: Settings) -> None:
-        self.model, self.task, self.out, self.budget, self.settings = model, task, out, budget, settings
+        self.model = perform(model, ()).eval()  # a copy, so that the user's network and its mode stay as they are
+        self.task, self.out, self.budget, self.settings = task, out, budget, settings
         self.begun = time.perf_counter()
         self.say = settings.say
         self.example = task.example()
@@ -197,9 +199,8 @@ class _Compression:
             exported = export(model, self.example, path)
         predict = predictor(path)
         scores = {s: accuracy(predict, self.task.batches(s, 250), self.task.metric) for s in ("test", "val")}
-        return _Measured(
-            exported, save(model, self.out / f"{name}.lil"), profile(model, self.example), scores["test"], scores["val"]
-        )
+        size = save(model, self.out / f"{name}.lil") if self.storable else None
+        return _Measured(exported, size, profile(model, self.example), scores["test"], scores["val"])
 
     def _details(self, made: Run, proposal: Proposal | None, before: _Measured, after: _Measured) -> dict[str, Any]:
         chosen = [s.step.text() for s in made.stages]
