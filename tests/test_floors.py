@@ -12,7 +12,7 @@ SRC = Path(__file__).parent.parent / "src"
 PACKAGE = "lilliput"
 
 FLOORS = [
-    ["errors", "registry", "config"],
+    ["errors", "registry", "config", "script"],
     ["core", "zoo"],
     ["measure", "kernels", "data"],
     ["factor", "prune", "quant", "distill"],

@@ -187,7 +187,7 @@ def test_a_function_of_a_file_returns_the_task(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("wrong", "returned a `int`"),
-        ("fails", "raised ValueError: first"),
+        ("fails", "raised ValueError in line 10: first"),
         ("missing", "has no function `missing`"),
         ("number", "has no function `number`"),
     ],
@@ -200,7 +200,7 @@ def test_a_function_that_does_not_is_one_line(name: str, message: str, tmp_path:
 
 
 def test_a_file_that_is_missing_or_broken_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="there is no file"):
         open_task(f"{tmp_path / 'gone.py'}:good")
     (tmp_path / "broken.py").write_text("def (")
     with pytest.raises(DataError, match="raised SyntaxError"):

@@ -13,21 +13,20 @@ Names that are not in the table may lie in `$LILLIPUT_DATA` too: `flowers` finds
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lilliput import script
 from lilliput.data import cifar, digits, folder, idx
 from lilliput.data.augment import CropFlip
 from lilliput.data.fetch import Download, fetch
 from lilliput.data.fetch import folder as fetched
-from lilliput.data.script import load
 from lilliput.data.splits import Options, Splits
 from lilliput.data.task import Task
-from lilliput.errors import ConfigError, DataError, LilliputError, UnknownName, at
+from lilliput.errors import ConfigError, DataError, UnknownName, at
 from lilliput.registry import Registry
 
 # A folder of images is what any other folder must be, so it comes last.
@@ -192,15 +191,7 @@ def _first(paths: Iterable[Path]) -> Path | None:
 
 
 def _call(text: str, seed: int) -> Task:
-    function = load(text)
-    takes_seed = "seed" in inspect.signature(function).parameters
-    try:
-        task = function(seed=seed) if takes_seed else function()
-    except LilliputError:
-        raise
-    except Exception as error:  # whatever the user's function raises
-        reason = str(error).split("\n")[0]
-        raise DataError(f"`{text}` raised {type(error).__name__}: {reason}") from error
+    task = script.call(text, DataError, seed=seed)
     if not isinstance(task, Task):
         raise DataError(f"`{text}` returned a `{type(task).__name__}`; it must return a lilliput.Task")
     return task

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lilliput import script
 from lilliput.core import edits as edit_values
 from lilliput.core.edits import Edit, Resize
 from lilliput.core.maps import Codes
 from lilliput.core.record import Record, record
 from lilliput.errors import FormatError, LilliputError, ModelError, at
-from lilliput.store import script
 from lilliput.store.format import START, Source, called, read, write
 from lilliput.store.header import Entry, Header
 from lilliput.store.quantized import decode_weights, encode_weights

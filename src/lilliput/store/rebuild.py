@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lilliput import script
 from lilliput.core.perform import perform
 from lilliput.core.record import Record, attach
-from lilliput.errors import FormatError, LilliputError, UnknownName
-from lilliput.store import script
+from lilliput.errors import FormatError, LilliputError, ModelError, UnknownName
 from lilliput.store.guard import Guard
 from lilliput.zoo.catalog import architectures, create
 
@@ -36,7 +36,16 @@ def factory(text: str, trust: bool) -> Callable[[], nn.Module]:
         raise UnknownName("architecture", name, architectures)
     if not trust:
         raise FormatError(f"`{text}` is code, and is run only for a file that you trust: load(path, trust=True)")
-    return partial(script.call, text)
+    return partial(_call, text)
+
+
+def _call(text: str) -> nn.Module:
+    model = script.call(text)
+    if not isinstance(model, nn.Module):
+        name = text.rpartition(":")[2]
+        raise ModelError(f"{text}: `{name}()` returned a {type(model).__name__}, not a torch.nn.Module")
+    model.architecture = text  # type: ignore[assignment]
+    return model
 
 
 def rebuild(record: Record, *, trust: bool = False, device: str = "cpu") -> nn.Module:

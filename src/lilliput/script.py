@@ -1,4 +1,7 @@
-"""Architectures in the user's own code: `file.py:function` or `package.module:function`, run only when trusted."""
+"""Functions in the user's own code, `file.py:function` or `package.module:function`: networks, and tasks.
+
+Whoever runs one has been told to: a name on the command line is trusted, one that stands in a file is not.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 import traceback
@@ -15,9 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
-
-from lilliput.errors import ModelError
+from lilliput.errors import LilliputError, ModelError, WorkError
 
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -32,29 +34,27 @@ def is_code(text: str) -> bool:
     return bool(colon) and function.isidentifier() and (place.endswith(".py") or bool(_MODULE.fullmatch(place)))
 
 
-def call(text: str) -> nn.Module:
-    """The network that the function of this text returns; the text becomes its `architecture`.
+def call(text: str, fault: type[WorkError] = ModelError, **arguments: Any) -> Any:
+    """What the function of this text returns, called with those of `arguments` that it takes.
 
-    The file is run as `python file.py` runs it, but for the name it sees itself by. Raises `ModelError` that says which
-    of file, function or call is at fault.
+    The file is run as `python file.py` runs it, but for the name it sees itself by. Raises `fault`, in one line that says which
+    of file, function or call it is about and which line of the file raised.
     """
-    place, _, name = text.rpartition(":")
-    with _reported(text, place):
-        model = function(text)()
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"{text}: `{name}()` returned a {type(model).__name__}, not a torch.nn.Module")
-    model.architecture = text  # type: ignore[assignment]
-    return model
+    place = text.rpartition(":")[0]
+    with _reported(text, place, fault):
+        found = function(text, fault)
+        taken = inspect.signature(found).parameters
+        return found(**{key: value for key, value in arguments.items() if key in taken})
 
 
-def function(text: str) -> Callable[..., Any]:
+def function(text: str, fault: type[WorkError] = ModelError) -> Callable[..., Any]:
     """The function that `file.py:function` or `package.module:function` names."""
     place, _, name = text.rpartition(":")
-    with _reported(text, place):
+    with _reported(text, place, fault):
         module = _file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     found = getattr(module, name, None)
     if not callable(found):
-        raise ModelError(f"{text}: {place} has no function `{name}`. {_offer(name, module)}")
+        raise fault(f"{text}: {place} has no function `{name}`. {_offer(name, module)}")
     return found  # type: ignore[no-any-return]
 
 
@@ -62,9 +62,9 @@ def _file(path: Path) -> ModuleType:
     """The module of a file, run once for each version of the file."""
     path = path.expanduser().resolve()
     if not path.is_file():
-        raise ModelError(f"there is no file `{path}`. {_neighbours(path)}")
+        raise WorkError(f"there is no file `{path}`. {_neighbours(path)}")
     stamp = f"{path}:{path.stat().st_mtime_ns}:{path.stat().st_size}"
-    name = f"lilliput_model_{hashlib.sha256(stamp.encode()).hexdigest()[:12]}"
+    name = f"lilliput_script_{hashlib.sha256(stamp.encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     return _run(path, name)
@@ -73,7 +73,7 @@ def _file(path: Path) -> ModuleType:
 def _run(path: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ModelError(f"`{path}` is not a Python file")
+        raise WorkError(f"`{path}` is not a Python file")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent))  # as for `python file.py`: its neighbours can be imported
     try:
@@ -87,17 +87,20 @@ def _run(path: Path, name: str) -> ModuleType:
 
 
 @contextmanager
-def _reported(text: str, place: str) -> Iterator[None]:
+def _reported(text: str, place: str, fault: type[WorkError]) -> Iterator[None]:
     """Whatever the user's code raises becomes one line that names the line it came from."""
     try:
         yield
-    except ModelError as error:
-        raise (error if str(error).startswith(text) else ModelError(f"{text}: {error}")) from None
+    except LilliputError as error:
+        if str(error).startswith(text):
+            raise
+        kind = fault if type(error) is WorkError else type(error)
+        raise kind(f"{text}: {error}") from None
     except (Exception, SystemExit) as error:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == Path(place).name]
         where = f" in line {lines[-1]}" if lines else ""
         first = str(error).split("\n")[0]
-        raise ModelError(f"{text}: raised {type(error).__name__}{where}: {first}") from error
+        raise fault(f"{text}: raised {type(error).__name__}{where}: {first}") from error
 
 
 def _offer(name: str, module: ModuleType) -> str:

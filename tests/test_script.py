@@ -61,11 +61,11 @@ def test_a_function_in_a_file_builds(file: Path) -> None:
 
 def test_a_file_is_run_once_for_each_of_its_versions(file: Path) -> None:
     first, second = (type(factory(f"{file}:build", trust=True)()) for _ in range(2))
-    before = {name: sys.modules[name] for name in sys.modules if name.startswith("lilliput_model_")}
+    before = {name: sys.modules[name] for name in sys.modules if name.startswith("lilliput_script_")}
     assert first is second
     file.write_text(SOURCE.replace("WIDTH\n\ndef", "5\n\ndef") + "\n")
     factory(f"{file}:build", trust=True)()
-    assert len([name for name in sys.modules if name.startswith("lilliput_model_")]) == len(before) + 1
+    assert len([name for name in sys.modules if name.startswith("lilliput_script_")]) == len(before) + 1
 
 
 def test_a_function_in_a_module_builds() -> None:
