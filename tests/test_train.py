@@ -130,3 +130,9 @@ def test_reestimated_statistics_are_those_of_the_data() -> None:
     assert torch.equal(model.get_submodule("bn1").running_mean, torch.zeros(8))
     assert new.get_submodule("bn1").momentum == model.get_submodule("bn1").momentum
     assert all(torch.equal(p, dict(model.named_parameters())[n]) for n, p in new.named_parameters())
+
+
+def test_mixed_precision_learns_too() -> None:
+    done = fit(network(), task(), Fit(epochs=4, lr=0.2, batch_size=27, precision="bf16-mixed"))
+    assert done.history[-1]["train_loss"] < done.history[0]["train_loss"]
+    assert all(p.dtype == torch.float32 for p in done.model.parameters())
