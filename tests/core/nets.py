@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,20 @@ class FixedPad(nn.Module):
         x = self.a(x).relu()
         x = F.relu(self.b(x) + F.pad(x, (0, 0, 0, 0, 4, 4)))
         return self.fc(x.amax((2, 3)))
+
+
+class Between(nn.Module):
+    """Any function between two convolutions; `layers` are what it may use."""
+
+    def __init__(self, function: Callable[[nn.Module, Tensor], Tensor], width: int, **layers: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(width, 6, 1), nn.Conv2d(6, 4, 1)
+        self.function = [function]
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(self.function[0](self, self.a(x).relu())).relu()).mean((2, 3))
 
 
 def randomized(model: nn.Module) -> nn.Module:

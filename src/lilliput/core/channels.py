@@ -1,8 +1,8 @@
 """Which channels belong together: run the network once on the names of its channels instead of their values.
 
 A convolution makes new names, batch norm and depthwise convolutions keep them, addition joins them, and cat, split, view,
-permute, flatten and channel shuffle are executed on the names, so that no index arithmetic is written by hand (core/rules).
-Names joined together live and die together. An operation without a rule pins the names that reach it.
+permute, flatten and channel shuffle are executed on the names, so that no index arithmetic is written by hand (core/rules,
+core/moves). Names joined together live and die together. An operation without a rule pins the names that reach it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lilliput.core import rules  # noqa: F401 - registers what operations do to names
+from lilliput.core import moves, rules  # noqa: F401 - they register what operations do to names
 from lilliput.core.edits import Resize
 from lilliput.core.follow import Follow
 from lilliput.core.names import Names
@@ -113,14 +114,24 @@ def channels(model: nn.Module, example: Tensor) -> Channels:
     follow.give(example, follow.solid(example.shape, "it is the input of the network"))
     with torch.no_grad(), follow:
         outputs = runner(example)
-    for output in tree_leaves(outputs):
-        if isinstance(output, Tensor):
-            follow.names.pin(follow.of(output), "it is an output of the network")
+    for output in _tensors(outputs):
+        follow.names.pin(follow.of(output), "it is an output of the network")
     follow.finish()
     made = torch.cat([follow.names.roots(m) for m in follow.makers]) if follow.makers else torch.zeros(0, dtype=torch.long)
     for _, _, vector in follow.slots:
         follow.names.pin(vector[~torch.isin(follow.names.roots(vector), made)], "no layer makes it")
     return _collect(follow.names, follow.slots)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors in what a network returns: nested lists and dicts, and objects that hold them as attributes."""
+    found = []
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif hasattr(leaf, "__dict__"):
+            found += _tensors(vars(leaf))
+    return found
 
 
 def _collect(names: Names, slots: Sequence[tuple[str, str, Tensor]]) -> Channels:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lilliput.core.layers import Resizable
-from lilliput.core.names import Names, spread, varies
+from lilliput.core.names import Names, spread, thin, varies
 
 Rule = Callable[["Follow", Any, tuple[Any, ...], dict[str, Any], Any], None]
 RULES: dict[str, Rule] = {}
@@ -101,17 +101,24 @@ class Follow(TorchDispatchMode):
         for other in range(names.dim()):
             if other != dim % names.dim() and varies(names, other):
                 self.names.join_along(names, other)
-        index = [0] * names.dim()
-        rows: Any = tuple(slice(None) if d == dim % names.dim() else i for d, i in enumerate(index))
-        return names[rows].clone() if names.numel() else names.reshape(-1)
+        rest = [d for d in range(names.dim()) if d != dim % names.dim()]
+        if not names.numel() or not rest:
+            return names.reshape(-1).clone()
+        return thin(names).amax(rest).expand(names.shape[dim]).clone()  # any of them but 0, which is no name
 
     def note(self, site: str, axis: str, names: Tensor) -> None:
         """Write down a slot; what is met twice (a shared layer, a weight and its bias) is one slot."""
         for other_site, other_axis, other in self.slots:
             if (other_site, other_axis) == (site, axis):
-                self.names.join(other, names)
+                self.meet(other, names)
                 return
         self.slots.append((site, axis, names))
+
+    def meet(self, first: Tensor, second: Tensor) -> None:
+        """Join names of equal shape, and pin those that meet none: what stays there keeps them from going."""
+        self.names.join(first, second)
+        for one, other in ((first, second), (second, first)):
+            self.names.pin(one[other == 0], f"they share a place with channels that stay ({place()})")
 
     def pin(self, values: Any, why: str, *outputs: Any) -> None:
         """Pin whatever names stand in some arguments, and everything that will meet the outputs."""
@@ -150,16 +157,20 @@ class Follow(TorchDispatchMode):
         op = func._schema.name
         own = RULES.get(op) or next((rule for belongs, rule in KINDS if belongs(func)), None)
         if own is None:
-            self.pin((args, kwargs), f"no rule for {op.replace('::', '.')}", out)
+            base = args[0]._base if func._schema.is_mutable and isinstance(args[0], Tensor) else None
+            self.pin((args, kwargs), f"no rule for {op.replace('::', '.')}", out, base)
         else:
             own(self, func, args, kwargs, out)
 
     def _register(self, model: nn.Module) -> None:
         self.parameters = WeakTensorKeyDictionary()
+        self.shared: set[str] = set()  # parameters of several layers, which no edit could resize together
         for path, owner in model.named_modules():
             for name, tensor in [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]:
                 if tensor not in self.parameters:
                     self.parameters[tensor] = (f"{path}.{name}" if path else name, owner)
+                else:
+                    self.shared.add(self.parameters[tensor][0])
             if isinstance(owner, Resizable):
                 layer: nn.Module = owner  # type: ignore[assignment]
                 layer.register_forward_pre_hook(self._enter)
@@ -207,9 +218,12 @@ class Follow(TorchDispatchMode):
             self.names.pin(inputs, f"{why} ({place()})")
             return self.solid(torch.Size([outputs]), why)
         path, owner, order = found
+        if path in self.shared:
+            self.names.pin(inputs, f"`{path}` is the weight of several layers")
+            return self.solid(torch.Size([outputs]), f"`{path}` is the weight of several layers")
         if path in self._made:
             first, made = self._made[path]
-            self.names.join(first, inputs)
+            self.meet(first, inputs)
             return made
         made = self.names.fresh(outputs)
         self._made[path] = (inputs, made)

@@ -1,7 +1,7 @@
 """What each ATen operation does to the names of channels.
 
-Few kinds of rule: weighted layers make names; pointwise operations join the names they meet; views and moves are executed
-on the names; reductions and pools drop dimensions that carry no name.
+Few kinds of rule: weighted layers make names; pointwise operations join the names they meet; reductions and pools drop
+dimensions that carry no name. Views and moves are executed on the names (core/moves).
 """
 
 from __future__ import annotations
@@ -11,17 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from lilliput.core.follow import Follow, kind, owned, place, rule
+from lilliput.core.maps import Mapping
 from lilliput.core.names import spread, thin, varies
 
-MOVES = {
-    "aten::cat", "aten::stack", "aten::index_select", "aten::flip", "aten::roll", "aten::repeat", "aten::clone",
-    "aten::_to_copy", "aten::contiguous", "aten::channel_shuffle", "aten::native_channel_shuffle", "aten::pixel_shuffle",
-    "aten::pixel_unshuffle", "aten::index", "aten::repeat_interleave", "aten::lift_fresh_copy", "aten::lift_fresh",
-    "aten::expand", "aten::detach_", "aten::im2col", "aten::alias", "aten::unfold",
-}  # fmt: skip
 POINTWISE = {
     "aten::hardswish",
     "aten::hardswish_",
@@ -33,9 +28,6 @@ POINTWISE = {
     "aten::fill_",
     "aten::zero_",
 }
-SHUFFLES = {"aten::channel_shuffle", "aten::native_channel_shuffle"}
-ORDERLY = {"aten::view", "aten::_unsafe_view", "aten::clone", "aten::_to_copy", "aten::contiguous", "aten::detach",
-           "aten::alias", "aten::expand", "aten::lift_fresh"}  # fmt: skip
 
 
 @rule("aten::convolution")
@@ -53,9 +45,17 @@ def _convolution(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
         if groups > 1:  # groups shrink evenly: the same places leave every group
             f.names.join_along(inputs.view(groups, -1), 0)
             f.names.join_along(made.view(groups, -1), 0)
-        if f.known(args[2]):
-            f.names.join(made, f.of(args[2]))
+        _bias(f, weight, args[2], made)
         f.give(out, spread(made, out.shape, 1))
+
+
+def _bias(f: Follow, weight: Tensor, bias: Any, made: Tensor) -> None:
+    """A bias that does not belong to the layer of the weight, which would take it along, has names of its own."""
+    found, own = f.site(weight), f.site(bias)
+    layer = found[1] if found is not None else None
+    with_layer = own is not None and own[1] is layer and isinstance(layer, nn.modules.conv._ConvNd | nn.Linear)
+    if f.known(bias) or (own is not None and not with_layer):
+        f.names.join(made, f.of(bias))
 
 
 def _depthwise(f: Follow, weight: Tensor, inputs: Tensor, out: Tensor) -> None:
@@ -74,8 +74,8 @@ def _matmul(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
     found = f.site(b)
     if found is not None and b.dim() == 2:
         made = f.weighted(b, f.vector(a, -1), out.shape[-1], (1, 0))
-        if len(args) == 3 and f.known(args[0]) and args[0].dim() == 1:
-            f.names.join(made, f.of(args[0]))
+        if len(args) == 3 and args[0].dim() == 1:
+            _bias(f, b, args[0], made)
         f.give(out, spread(made, out.shape, out.dim() - 1))
         return
     _product(f, a, b, out)
@@ -86,7 +86,8 @@ def _product(f: Follow, a: Tensor, b: Tensor, out: Tensor) -> None:
     left, right = f.of(a), f.of(b)
     summed = [varies(left, left.dim() - 1), varies(right, right.dim() - 2)]
     rows, columns = varies(left, left.dim() - 2), varies(right, right.dim() - 1)
-    if (any(summed) and not all(summed)) or (any(summed) and (rows or columns)) or (rows and columns):
+    batches = left.dim() == 3 and (varies(left, 0) or varies(right, 0))
+    if batches or (any(summed) and not all(summed)) or (any(summed) and (rows or columns)) or (rows and columns):
         f.pin((a, b), "a product of activations with channels on several dimensions", out)
         return
     if all(summed):
@@ -107,6 +108,8 @@ def _batch_norm(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     for tensor in args[1:5]:
         found = f.site(tensor)
         if found is not None and tensor.dim() == 1 and found[1] is not None:
+            if found[0] in f.shared:
+                f.names.pin(vector, f"`{found[0]}` belongs to several layers")
             f.note(*owned(found[0], found[1], 0), vector)
         elif f.known(tensor):
             f.names.join(f.of(tensor), vector)
@@ -137,7 +140,7 @@ def _layer_norm(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
 
 @rule("aten::_softmax", "aten::_log_softmax", "aten::softmax")
 def _softmax(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    if varies(f.of(args[0]), args[1] % args[0].dim()):
+    if varies(f.names.roots(thin(f.of(args[0]))), args[1] % args[0].dim()):
         f.pin(args[0], "a softmax over channels")
     f.give(out, f.of(args[0]))
 
@@ -160,8 +163,10 @@ def _reduce(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
         return
     names = f.of(x)
     dims = _reduced(func, args, kwargs, x.dim())
-    if any(varies(names, d) for d in dims):
-        if func._schema.name != "aten::sum":  # a removed term and a silenced one are the same only to a sum
+    rooted = f.names.roots(thin(names))
+    if any(varies(rooted, d) for d in dims):
+        others = any(varies(rooted, d) for d in range(x.dim()) if d not in dims)
+        if others or func._schema.name != "aten::sum":  # a removed term and a silenced one are the same only to a sum
             f.pin(x, f"{func._schema.name.replace('::', '.')} over channels", out)
         return
     keepdim = isinstance(out, Tensor) and out.dim() == x.dim()
@@ -230,112 +235,6 @@ def _written(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     f.pin((args, kwargs), why, out, args[0]._base)
 
 
-@rule("aten::split", "aten::split_with_sizes", "aten::chunk", "aten::slice", "aten::unbind", "aten::select")
-def _part(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """Parts of the channel dimension shrink together, as code that halves it at run time expects."""
-    x = args[0]
-    if f.known(x):
-        dim = (_named(func, args, kwargs, "dim") or 0) % x.dim()
-        names, parts = f.of(x), [t for t in tree_leaves(out)]
-        if varies(names, dim):
-            _shrink_together(f, names, dim, func, parts)
-    _move(f, func, args, kwargs, out)
-
-
-def _shrink_together(f: Follow, names: Tensor, dim: int, func: Any, parts: Sequence[Tensor]) -> None:
-    if "unbind" in func._schema.name or "select" in func._schema.name:
-        f.names.pin(names, f"single channels are picked by number ({place()})")
-        return
-    whole, widths = names.shape[dim], {p.shape[dim] for p in parts}
-    if widths == {whole}:
-        return
-    width = next(iter(widths))
-    if len(widths) > 1 or whole % width:
-        f.names.pin(names, f"channels are split into uneven parts ({place()})")
-        return
-    f.names.join_along(names.movedim(dim, -1).reshape(-1, whole // width, width), 1)
-
-
-def _named(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
-    """An argument by its name in the schema."""
-    for number, argument in enumerate(func._schema.arguments):
-        if argument.name == name:
-            return args[number] if number < len(args) else kwargs.get(name, argument.default_value)
-    return None
-
-
-@rule("aten::view", "aten::_unsafe_view", "aten::reshape", "aten::unflatten")
-def _view(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    x = args[0]
-    if _lineage(f, func._schema.name, args, out) or not (f.known(x) or x in f.parameters):
-        return
-    names = f.of(x)
-    result = names.contiguous().view(out.shape) if names.numel() else names.reshape(out.shape)
-    for group_in, group_out in _factors(x.shape, out.shape):
-        big = [d for d in group_out if out.shape[d] > 1]
-        if len(big) > 1 and any(varies(names, d) for d in group_in):
-            for dim in big[:-1]:  # a channel axis that is split shrinks in its last factor
-                if varies(result, big[-1]):
-                    f.names.join_along(result, dim)
-    f.give(out, result)
-
-
-def _factors(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Which dimensions of a view come from which: the smallest runs with equal products."""
-    runs, i, j = [], 0, 0
-    while i < len(before) and j < len(after):
-        left, right = [i], [j]
-        a, b = before[i], after[j]
-        i, j = i + 1, j + 1
-        while a != b:
-            if a < b and i < len(before):
-                a, left, i = a * before[i], [*left, i], i + 1
-            elif j < len(after):
-                b, right, j = b * after[j], [*right, j], j + 1
-            else:
-                break
-        runs.append((left, right))
-    return runs
-
-
-@kind(lambda func: func.is_view or func._schema.name in MOVES)
-def _move(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """Execute the very operation on the names."""
-    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dtype != torch.long]
-    moved = _lineage(f, func._schema.name, args, out)
-    if not any(f.known(t) or (t in f.parameters and not moved) for t in tensors):
-        return
-    if func._schema.name in SHUFFLES:
-        f.names.join_along(f.vector(args[0], 1).view(args[1], -1), 0)
-    named_args, named_kwargs = tree_map(lambda t: _swap(f, t, tensors), (args, kwargs))
-    named_kwargs.pop("dtype", None), named_kwargs.pop("memory_format", None)
-    try:
-        result = func(*named_args, **named_kwargs)
-    except RuntimeError:  # names expanded without memory cannot take every view
-        named_args = tree_map(lambda t: t.contiguous() if isinstance(t, Tensor) else t, named_args)
-        result = func(*named_args, **named_kwargs)
-    for tensor, names in zip(tree_leaves(out), tree_leaves(result), strict=True):
-        f.give(tensor, names)
-
-
-def _swap(f: Follow, value: Any, tensors: Sequence[Tensor]) -> Any:
-    """A data tensor's names in its place; index tensors stay."""
-    return f.of(value) if any(value is t for t in tensors) else value
-
-
-def _lineage(f: Follow, op: str, args: tuple[Any, ...], out: Any) -> bool:
-    """A weight that is only transposed or copied is still that weight."""
-    found = f.site(args[0]) if args and isinstance(args[0], Tensor) else None
-    if found is None or not isinstance(out, Tensor) or f.known(args[0]) or args[0].dim() < 2:
-        return False
-    path, owner, order = found
-    if op in ("aten::t", "aten::transpose") and args[0].dim() == 2:
-        f.origin[out] = (path, owner, order[::-1])
-    elif op in ORDERLY and out.shape == args[0].shape:
-        f.origin[out] = found
-    return out in f.origin
-
-
 @kind(lambda func: torch.Tag.pointwise in func.tags or func._schema.name in POINTWISE)
 def _pointwise(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
@@ -343,7 +242,7 @@ def _pointwise(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     if not any(f.known(t) for t in tensors):  # parameters among themselves: a masked or rounded weight is still that weight
         for t in tensors:
             found = f.site(t)
-            if found is not None and t.dim() > 1 and results and results[0].shape == t.shape:
+            if found is not None and t.dim() > 1 and results and results[0].shape == t.shape and _follow(f, t, tensors):
                 f.origin[results[0]] = found
                 return
         if len(tensors) != 1 or tensors[0] not in f.parameters:
@@ -354,4 +253,27 @@ def _pointwise(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
         f.names.join(names, own)
         names = torch.where(names != 0, names, own)
     for result in results:
+        _keep_sizes(f, tensors, names.expand(result.shape))
         f.give(result, names.expand(result.shape))
+
+
+def _follow(f: Follow, weight: Tensor, tensors: Sequence[Tensor]) -> bool:
+    """Whether all that meets a weight shrinks when its layer does: numbers, and the tensors of maps."""
+    met = [f.parameters[t][1] for t in tensors if t is not weight and t.numel() > 1 and t in f.parameters]
+    return all(isinstance(owner, Mapping) for owner in met)
+
+
+def _keep_sizes(f: Follow, tensors: Sequence[Tensor], names: Tensor) -> None:
+    """Pin channels that met a tensor without names that is as wide as they are: a constant of that very size."""
+    for tensor in tensors:
+        if not f.of(tensor).any():
+            lead = names.dim() - tensor.dim()
+            if any(n > 1 and varies(names, lead + d) for d, n in enumerate(tensor.shape)):
+                f.names.pin(names, f"they meet a constant of a fixed size ({place()})")
+
+
+@rule("aten::embedding")
+def _embedding(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Rows of a table: its columns are channels."""
+    if f.known(args[0]) or args[0] in f.parameters:
+        f.give(out, spread(f.vector(args[0], 1), out.shape, out.dim() - 1))
