@@ -204,3 +204,11 @@ def test_outputs_inside_an_object_are_outputs() -> None:
             return Output(self.b(self.a(x)))
 
     assert {g.name for g in channels(Wrapped(), torch.randn(1, 3, 4, 4)).groups} == {"a"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_names_do_not_depend_on_the_type_of_numbers(dtype: torch.dtype) -> None:
+    model = Between(lambda m, x: x, 8)
+    expected = [(s.site, s.axis, s.atoms.tolist()) for s in channels(model, torch.randn(1, 3, 4, 4)).slots]
+    found = channels(model.to(dtype), torch.randn(1, 3, 4, 4))
+    assert [(s.site, s.axis, s.atoms.tolist()) for s in found.slots] == expected

@@ -110,7 +110,7 @@ def channels(model: nn.Module, example: Tensor) -> Channels:
     """
     runner = copy.deepcopy(model).eval()
     follow = Follow(runner)
-    example = (example[:1] if example.dim() > 1 else example).detach().to(next(runner.parameters(), example).device)
+    example = (example[:1] if example.dim() > 1 else example).detach().to(next(runner.parameters(), example))
     follow.give(example, follow.solid(example.shape, "it is the input of the network"))
     with torch.no_grad(), follow:
         outputs = runner(example)

@@ -99,7 +99,7 @@ def watch(model: nn.Module, example: Tensor) -> Graph:
     """Run a copy of the network once on the first image of `example`, (n, c, h, w), in eval mode, and write down what ran."""
     runner = copy.deepcopy(model).eval()
     watcher = _Watcher(runner)
-    example = (example[:1] if example.dim() > 1 else example).detach().clone().to(next(runner.parameters(), example).device)
+    example = (example[:1] if example.dim() > 1 else example).detach().clone().to(next(runner.parameters(), example))
     watcher.number(example)
     with torch.no_grad(), watcher:
         outputs = [t for t in tree_leaves(runner(example)) if isinstance(t, Tensor)]
