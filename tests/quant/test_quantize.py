@@ -165,3 +165,11 @@ def test_calibration_that_cannot_be() -> None:
     broken[2] = float("nan")
     with pytest.raises(DataError, match="conv1: calibration images make activations from `nan`"):
         Quantize().plan(resnet(), Look(images(1), [(broken, torch.zeros(4))]))
+
+
+def test_a_baked_network_is_rebuilt_from_its_edits_and_its_tensors() -> None:
+    model, x = resnet(), images(4)
+    baked = bake(Quantize()(model, look()))
+    shell = perform(model, edits(baked), weights=False)
+    shell.load_state_dict(baked.state_dict())
+    assert torch.equal(outputs(shell, x), outputs(baked, x))

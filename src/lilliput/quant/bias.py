@@ -26,10 +26,7 @@ class WholeBias(Compressed):
 
     @classmethod
     def like(cls, dense: nn.Module, input: float) -> nn.Module:  # type: ignore[override] # its own spec
-        """The layer as it is."""
-        quantizer = dense.weight_maps[-1] if isinstance(dense, Mapped) and len(dense.weight_maps) else None
-        if not isinstance(quantizer, Affine) or dense.bias is None:
-            raise EditError("only a layer with a bias and an integer weight has a unit for its bias")
+        """The layer as it is; so the edit stays replayable, as structure, once its integer weight is baked."""
         return dense
 
     @classmethod
@@ -37,7 +34,10 @@ class WholeBias(Compressed):
         cls, layer: Any, model: nn.Module, dense: nn.Module, input: float
     ) -> None:
         """Round the bias."""
-        unit = (layer.weight_maps[-1].scale * torch.tensor(input, device=layer.bias.device)).double()
+        quantizer = layer.weight_maps[-1] if isinstance(layer, Mapped) and len(layer.weight_maps) else None
+        if not isinstance(quantizer, Affine) or layer.bias is None:
+            raise EditError("only a layer with a bias and an integer weight has a unit for its bias")
+        unit = (quantizer.scale * torch.tensor(input, device=layer.bias.device)).double()
         dead = (layer.mapped_weight().flatten(1) == 0).all(1)
         whole = (layer.bias.double() / unit).round() * unit
         layer.bias.copy_(torch.where(dead, layer.bias.double(), whole))
