@@ -17,7 +17,7 @@ from torch import nn
 
 from lilliput.core.record import edits, record
 from lilliput.distill import Hinton
-from lilliput.errors import ConfigError
+from lilliput.errors import ConfigError, FormatError
 from lilliput.prune import Channels
 from lilliput.recipe import Bake, Bench, Recipe, prefix_id, run, start_text
 from lilliput.train import BatchNorm, Event, Fit
@@ -145,3 +145,12 @@ def test_a_stage_on_disk_is_plain_json_and_safetensors(tmp_path: Path) -> None:
     (folder,) = tmp_path.glob("*/replicate_0")
     assert {p.name for p in folder.iterdir()} == {"stage.json", "state.safetensors"}
     assert json.loads((folder / "stage.json").read_text())["step"] == PRUNE.text()
+
+
+def test_a_stage_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    recipe, bench = Recipe([Channels(keep=0.5)]), Bench(task(), tmp_path)
+    run(network(), recipe, bench)
+    broken = next(tmp_path.rglob("stage.json"))
+    broken.write_text("{")
+    with pytest.raises(FormatError, match="not a stored stage"):
+        run(network(), recipe, bench)

@@ -136,3 +136,8 @@ def test_mixed_precision_learns_too() -> None:
     done = fit(network(), task(), Fit(epochs=4, lr=0.2, batch_size=27, precision="bf16-mixed"))
     assert done.history[-1]["train_loss"] < done.history[0]["train_loss"]
     assert all(p.dtype == torch.float32 for p in done.model.parameters())
+
+
+def test_an_accelerator_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"`accelerator` \(=abacus\)"):
+        fit(network(), task(), Fit(epochs=1, batch_size=16), machine=Machine(accelerator="abacus"))

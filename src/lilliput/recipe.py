@@ -26,7 +26,7 @@ from lilliput.core.method import Look, Method
 from lilliput.core.perform import bake, perform
 from lilliput.core.record import Record, attach, edits, record
 from lilliput.data import Task
-from lilliput.errors import ConfigError, at
+from lilliput.errors import ConfigError, FormatError, at
 from lilliput.store import rebuild
 from lilliput.train import BatchNorm, Event, Fit, Machine, Watch, fit, reestimate
 
@@ -205,7 +205,10 @@ def _stage(start: nn.Module, before: nn.Module, step: Step, place: Path, bench: 
 
 
 def _stored(start: nn.Module, step: Step, place: Path) -> tuple[nn.Module, Stage]:
-    meta = json.loads((place / "stage.json").read_text())
+    try:
+        meta = json.loads((place / "stage.json").read_text())
+    except ValueError as error:
+        raise FormatError(f"{place}: not a stored stage: {error}. Without this folder the step is done again.") from None
     made = Record.from_json(meta["record"])
     first = edits(start)
     if made.edits[: len(first)] == first:

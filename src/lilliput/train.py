@@ -196,12 +196,15 @@ def _launch(job: _Job) -> None:
     precision = {"32": "32-true"}.get(job.fit.precision, job.fit.precision)
     several = job.machine.devices > 1
     strategy = "ddp_spawn" if several else "auto"
-    fabric = Fabric(
-        accelerator=job.machine.accelerator,
-        devices=job.machine.devices,
-        strategy=strategy,
-        precision=precision,  # type: ignore[arg-type]
-    )
+    try:
+        fabric = Fabric(
+            accelerator=job.machine.accelerator,
+            devices=job.machine.devices,
+            strategy=strategy,
+            precision=precision,  # type: ignore[arg-type]
+        )
+    except (RuntimeError, ValueError) as error:  # Fabric's way to say that a machine has no such accelerator
+        raise ConfigError(f"`accelerator` (={job.machine.accelerator}), `devices` (={job.machine.devices}): {error}") from None
     if several:
         job.watch = None  # a live display cannot follow into other processes
         fabric.launch(_train, job)  # type: ignore[arg-type]

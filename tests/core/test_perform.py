@@ -238,3 +238,8 @@ def test_edits_compose_over_calls() -> None:
     second = channels(small, x)
     smaller = perform(small, second.remove([g.atoms[-1] for g in second.groups]))
     assert torch.equal(perform(model, edits(smaller))(x), smaller(x))
+
+
+def test_a_layer_that_is_the_whole_network_is_not_replaced_in_silence() -> None:
+    with pytest.raises(EditError, match="the whole network"):
+        perform(nn.Conv2d(3, 4, 1), [Swap("", "identity")])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from lilliput.core import state
 from lilliput.errors import FormatError, WorkError
@@ -59,3 +60,17 @@ def test_other_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(FormatError, match="not a stored state"):
         state.read(tmp_path / "a")
+
+
+def test_a_disk_that_is_full_is_one_line_and_what_was_there_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    path = tmp_path / "state.safetensors"
+    state.write(path, {"a": 1})
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(WorkError, match="No space left on device"):
+        state.write(path, {"a": 2})
+    assert state.read(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]

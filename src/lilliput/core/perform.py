@@ -177,6 +177,8 @@ def find(model: nn.Module, site: str) -> nn.Module:
 def _put(model: nn.Module, site: str, layer: nn.Module) -> None:
     """Put a layer in every place where the old one stood: a shared layer stays shared."""
     old = model.get_submodule(site)
+    if old is model:
+        raise EditError("a layer that is the whole network cannot be replaced; put it into an `nn.Sequential`")
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if child is old:

@@ -18,6 +18,7 @@ def write(path: Path, tree: Any) -> None:
 
     Written to a temporary sibling and renamed, so that a file of that name is always whole.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
@@ -27,8 +28,9 @@ def write(path: Path, tree: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, sibling, metadata=meta)
         os.replace(sibling, path)
-    except OSError as error:
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}. What was there before is untouched.") from None
+    except (OSError, SafetensorError) as error:  # a full disk is either
+        why = getattr(error, "strerror", None) or error
+        raise WorkError(f"{path}: cannot be written: {why}. What was there before is untouched.") from None
     finally:
         sibling.unlink(missing_ok=True)
 
