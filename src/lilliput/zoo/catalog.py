@@ -71,6 +71,7 @@ def create(spec: str, **options: Any) -> nn.Module:
     model.architecture = spell(name, options)  # type: ignore[assignment]
     channels, height, width = entry.input
     size = options.get("size", height)
+    size = size if isinstance(size, int) else height  # elsewhere the option is a word such as `large`
     shape = (options.get("channels", channels), size, size if height == width else width)
     model.input_shape = shape  # type: ignore[assignment]
     return model
