@@ -5,6 +5,7 @@ from lilliput.measure.energy import Energy, energy
 from lilliput.measure.hardware import hardware, versions
 from lilliput.measure.latency import Latency, Ratio, interleave, session, time_files, time_modules
 from lilliput.measure.layer_times import LayerTime, layer_times
+from lilliput.measure.stages import Stage, Stages, stages
 
 __all__ = [
     "Energy",
@@ -13,12 +14,15 @@ __all__ = [
     "LayerTime",
     "Profile",
     "Ratio",
+    "Stage",
+    "Stages",
     "energy",
     "hardware",
     "interleave",
     "layer_times",
     "profile",
     "session",
+    "stages",
     "time_files",
     "time_modules",
     "versions",
