@@ -42,7 +42,7 @@ def render(folder: Path) -> Path:
     """
     folder = Path(folder)
     path = folder / "report.html"
-    _write(path, page(Outcome.read(folder)))
+    write(path, page(Outcome.read(folder)))
     return path
 
 
@@ -82,11 +82,13 @@ def _plotly() -> str:
     return str(get_plotlyjs()).replace("://", ":\\x2f/")
 
 
-def _write(path: Path, text: str) -> None:
-    """To a temporary sibling that is renamed, so that a report is whole or not there."""
+def write(path: Path, content: str | bytes) -> None:
+    """To a temporary sibling that is renamed, so that a report is whole or not there. Raises `WorkError`."""
+    if isinstance(content, str):
+        content = content.encode("utf-8", errors="replace")  # a file name may hold bytes that are no text
     sibling = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        sibling.write_text(text, encoding="utf-8", errors="replace")  # a file name may hold bytes that are no text
+        sibling.write_bytes(content)
         os.replace(sibling, path)
     except OSError as error:
         raise WorkError(f"{path}: cannot be written: {error.strerror or error}. What was there before is untouched.") from None

@@ -122,6 +122,29 @@
         },
       };
     },
+
+    // Networks as blobs whose area is their parameters, one colour a family; the reader's own carry their names.
+    blobs(data, c, width) {
+      const largest = Math.max(...data.size), families = [...new Set(data.group)];
+      const of = (family, values) => values.filter((_, i) => data.group[i] === family);
+      const area = { sizemode: "area", sizeref: (2 * largest) / (width < WIDE ? 45 : 80) ** 2 };
+      const look = (family, i) => (family === data.own
+        ? { color: c.bad, opacity: 1, line: { width: 1, color: c.page } }
+        : { color: `hsl(${(i * 137.5) % 360} 60% 50%)`, opacity: 0.55, line: { width: 1, color: c.page } });
+      return {
+        traces: families.map((family, i) => ({
+          name: family, x: of(family, data.x), y: of(family, data.y), mode: family === data.own ? "markers+text" : "markers",
+          text: of(family, data.text), textfont: { color: c.bad }, textposition: of(family, data.text).map((_, k) => (k % 2 ? "bottom center" : "top center")),
+          marker: { ...area, size: of(family, data.size), ...look(family, i) }, ...hover(of(family, data.hover)),
+        })),
+        layout: {
+          ...layout(c, width, width < WIDE ? 620 : 640), showlegend: true,
+          legend: { orientation: "h", y: -0.16, itemsizing: "constant", font: { size: 11.5, color: c.ink } },
+          xaxis: axis(c, { type: data.log ? "log" : "linear", title: title(data.x_title), tickformat: "~s", ...(data.log ? { dtick: "D2" } : { nticks: 8 }) }),
+          yaxis: axis(c, { title: title(data.y_title), nticks: 9 }),
+        },
+      };
+    },
   };
 
   const charts = [...document.querySelectorAll(".chart")].map((figure) => ({
