@@ -16,6 +16,7 @@ from lilliput.core.record import record
 from lilliput.errors import ConfigError, UnknownName
 from lilliput.export import export
 from lilliput.measure.latency import Latency, time_files, time_modules
+from lilliput.measure.layer_times import LayerTime, layer_times
 
 RUNTIMES = ("onnxruntime", "torch", "executorch")
 
@@ -28,6 +29,24 @@ def latency(model_or_file: nn.Module | str | Path, example: Tensor, runtime: str
     _check(runtime)
     with tempfile.TemporaryDirectory() as folder:
         return _time({"it": model_or_file}, example, runtime, threads, Path(folder))["it"]
+
+
+def layers(
+    model_or_file: nn.Module | str | Path, example: Tensor, runtime: str = "onnxruntime", threads: int = 1
+) -> tuple[LayerTime, ...]:
+    """Milliseconds of every layer, in the order they run: of the exported graph, or with "torch" of the modules.
+
+    Looking costs time itself, so these add up to more than `latency`.
+    """
+    _check(runtime)
+    if runtime == "torch":
+        if not isinstance(model_or_file, nn.Module):
+            raise ConfigError(
+                f"`{model_or_file}`: `torch` times modules, not files; take `onnxruntime`, or load the file first"
+            )
+        return layer_times(model_or_file, example, threads)
+    with tempfile.TemporaryDirectory() as folder:
+        return layer_times(_exported(model_or_file, example, Path(folder) / "it.onnx"), example, threads)
 
 
 class Clock:

@@ -27,15 +27,26 @@ from lilliput.errors import UsageError
 
 
 @app.command(epilog=example_of("profile mobilenet_v2 --input 3,192,192"))
-def profile(model: Model, weights: Weights = None, input: Shape = None, trust: Trust = False, json_out: Json = False) -> None:
+def profile(
+    model: Model,
+    weights: Weights = None,
+    input: Shape = None,
+    energy: Annotated[bool, typer.Option("--energy", help="Also estimate the energy of one inference.")] = False,
+    trust: Trust = False,
+    json_out: Json = False,
+) -> None:
     """Count parameters, multiply-adds, bytes and peak activation memory, layer by layer."""
+    from lilliput.measure import energy as estimate
     from lilliput.measure import profile as measure
     from lilliput.opening import open_model
     from lilliput.terminal import show
 
     network = open_model(model, weights=weights, trust=trust)
     found = measure(network, input_of(network, input))
-    show(found, found.to_json(), json_out)
+    joules = estimate(found) if energy else None
+    show(found, {**found.to_json(), **({"energy": joules.to_json()} if joules else {})}, json_out)
+    if joules and not json_out:
+        show(f"Energy of one inference: {joules}.", None, False)
 
 
 @app.command(epilog=example_of("latency out/digits/model.onnx --input 1,8,8"))
@@ -44,6 +55,7 @@ def latency(
     input: Shape = None,
     runtime: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
     threads: Threads = 1,
+    layers: Annotated[bool, typer.Option("--layers", help="Time every layer instead of the whole.")] = False,
     trust: Trust = False,
     json_out: Json = False,
 ) -> None:
@@ -53,15 +65,47 @@ def latency(
     from lilliput.opening import open_model
     from lilliput.terminal import show
 
+    timed: Any
     if model.endswith(".onnx"):
         import torch
 
         shape = shape_of(input) if input else input_shape(Path(model))
-        found = measure(Path(model), torch.zeros(1, *shape), runtime, threads)
+        timed, example = Path(model), torch.zeros(1, *shape)
     else:
-        network = open_model(model, trust=trust)
-        found = measure(network, input_of(network, input), runtime, threads)
+        timed = open_model(model, trust=trust)
+        example = input_of(timed, input)
+    if layers:
+        _show_layers(timed, example, runtime, threads, json_out)
+        return
+    found = measure(timed, example, runtime, threads)
     show(str(found), found.to_json(), json_out)
+
+
+def _show_layers(timed: Any, example: Any, runtime: str, threads: int, json_out: bool) -> None:
+    from lilliput import terminal
+    from lilliput.clock import layers
+    from lilliput.report.amounts import plural
+
+    found = layers(timed, example, runtime, threads)
+    total = sum(t.median_ms for t in found) or 1.0
+    rows = [
+        [
+            t.name or "(the model itself)",
+            t.kind,
+            f"{t.median_ms:.4f}",
+            f"{t.p10:.4f}",
+            f"{t.p90:.4f}",
+            f"{t.median_ms / total:.1%}",
+        ]
+        for t in found
+    ]
+    made = terminal.table("", ["layer", "kind", "median ms", "p10", "p90", "share"], rows)
+    made.columns[1].justify = "left"
+    terminal.show(made, [t.to_json() for t in found], json_out)
+    if not json_out:
+        runs = f"{found[0].runs} runs" if found else "no layer ran"
+        line = f"{runtime}, {plural(threads, 'thread')}, {runs}. Looking costs time: the layers add up to more than the whole."
+        terminal.show(line, None, False)
 
 
 @app.command(epilog=example_of("evaluate out/digits/model.onnx --data digits"))
@@ -148,20 +192,54 @@ def show(file: Annotated[Path, typer.Argument(metavar="FILE.lil")], json_out: Js
 @app.command(name="zoo", epilog=example_of("zoo resnet20"))
 def zoo_command(
     name: Annotated[str | None, typer.Argument(help="One architecture, with options as in `mobilenet_v1:width=0.5`.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw accuracy, multiply-adds and parameters of published networks: `.html` or `.png`.")
+    ] = None,
+    runs: Annotated[
+        list[Path] | None, typer.Option("--with", help="A run's `metrics.json`, whose networks join the plot; repeatable.")
+    ] = None,
     json_out: Json = False,
 ) -> None:
-    """List the architectures, or print one with its cost layer by layer."""
+    """List the architectures, print one as the papers do, stage by stage with its cost, or plot what is published."""
     from lilliput import terminal, zoo
     from lilliput.zoo import architectures
 
+    if runs and plot is None:
+        raise UsageError(f"`--with {runs[0]}` joins a plot; name one with `--plot FILE.html`")
+    if plot is not None:
+        _plot(name, plot, runs or [], json_out)
+        return
     if name is not None:
-        profile(name, json_out=json_out)
+        found = _stages(name)
+        terminal.show(found, found.to_json(), json_out)
         return
     rows = [[n, "x".join(map(str, a.input)), a.summary] for n, a in architectures.items()]
     values = [{"name": n, "input": list(a.input), "paper": a.paper, "options": a.options} for n, a in architectures.items()]
     made = terminal.table(f"{len(zoo.names())} architectures", ["name", "input", "what it is"], rows)
     made.columns[2].justify = "left"
     terminal.show(made, values, json_out)
+
+
+def _stages(name: str) -> Any:
+    """Without a number in any tensor: counting needs shapes alone."""
+    import torch
+
+    from lilliput import zoo
+    from lilliput.measure import stages
+
+    with torch.device("meta"):
+        network = zoo.create(name)
+        return stages(network, torch.zeros(1, *network.input_shape))  # type: ignore[misc]
+
+
+def _plot(name: str | None, plot: Path, runs: list[Path], json_out: bool) -> None:
+    from lilliput import report as reports
+    from lilliput import terminal
+
+    if name is not None:
+        raise UsageError(f"`{name}` beside `--plot {plot}`: the plot shows every published network; leave the name out")
+    path = reports.draw(plot, runs)
+    terminal.show(str(path), {"plot": str(path)}, json_out)
 
 
 @app.command(epilog=example_of("methods prune.channels"))
