@@ -101,7 +101,7 @@ def test_no_epochs_is_the_identity() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": -1}, {"lr": 0.0}, {"batch_size": 0}, {"schedule": "linear"}, {"precision": "8"}]
+    "options", [{"epochs": -1}, {"lr": 0.0}, {"batch_size": 0}, {"schedule": "linear"}, {"precision": "8"}, {"momentum": 1.5}]
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

@@ -26,7 +26,7 @@ from lilliput.export import Exported, export
 from lilliput.export.onnx import predictor
 from lilliput.measure import hardware, profile, time_files, versions
 from lilliput.measure.accuracy import Accuracy, accuracy
-from lilliput.recipe import STEPS, Bench, Recipe, Run, look, run
+from lilliput.recipe import STEPS, Bench, Recipe, Run, look, prefix_id, run, start_text
 from lilliput.search import Budget, Proposal, propose
 from lilliput.store import save
 from lilliput.train import Event, Fit, Machine, Watch
@@ -108,9 +108,11 @@ def check_fit(model: nn.Module, task: Task) -> None:
     try:
         with torch.no_grad():
             outputs = copy.deepcopy(model).eval()(task.example())
-    except RuntimeError as error:
+    except Exception as error:  # the forward is the user's code
         first = str(error).split("\n")[0]
         raise ModelError(f"the model cannot take {task.name}'s images of {' x '.join(map(str, shape))}: {first}") from None
+    if not isinstance(outputs, torch.Tensor) or outputs.dim() != 2:
+        raise ModelError(f"the model returns a {type(outputs).__name__}; a classifier returns one tensor of (images, classes)")
     if outputs.shape[-1] != task.classes:
         raise ModelError(
             f"the model has {outputs.shape[-1]} classes and {task.name} has {task.classes}; "
@@ -154,7 +156,7 @@ class _Compression:
         check_fit(self.model, self.task)
         if self.budget.size is not None and not self.storable:
             raise ModelError(f"a size budget is about model.lil, which cannot be written: {UNNAMED}")
-        self.out.mkdir(parents=True, exist_ok=True)
+        self._open()
         clock = Clock(self.example, threads=self.settings.threads)
         bench = _bench(self.task, self.settings, clock, self._log)
         proposal = None
@@ -164,9 +166,22 @@ class _Compression:
                 self.model, self.task, look(bench), self.budget, clock, epochs=self.settings.epochs, say=self.say
             )
             recipe = proposal.recipe
-        (self.out / "recipe.yaml").write_text(recipe.to_yaml())
+        network = record(self.model).architecture or type(self.model).__name__
+        told = f"# {network} on {self.task.name}, seed {self.settings.seed}\n"
+        (self.out / "recipe.yaml").write_text(told + recipe.to_yaml())
         made = run(self.model, recipe, bench)
         return self._prove(recipe, made, proposal)
+
+    def _open(self) -> None:
+        """The folder, without what an earlier run with other files left in it; a log of this run alone, unless it goes on."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        for name in ("model.lil", "baseline.lil"):
+            (self.out / name).unlink(missing_ok=True)
+        log = self.out / "log.jsonl"
+        first = {"event": "run", "start": prefix_id([start_text(self.model, self.task)]), "seed": self.settings.seed}
+        line = json.dumps(first)
+        if not log.exists() or log.read_text().partition("\n")[0] != line:
+            log.write_text(line + "\n")
 
     def _log(self, event: Event) -> None:
         if event["event"] != "step":
@@ -210,7 +225,7 @@ class _Compression:
         return {
             "model": record(self.model).architecture or type(self.model).__name__, "data": self.task.name,
             "classes": list(self.task.class_names),
-            "per_class": {"baseline": list(before.test.per_class), "compressed": list(after.test.per_class)},
+            "per_class": {"baseline": before.test.to_json()["per_class"], "compressed": after.test.to_json()["per_class"]},
             "layers": {"baseline": before.profile.to_json()["layers"], "compressed": after.profile.to_json()["layers"]},
             "tried": tried,
             "stages": [

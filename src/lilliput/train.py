@@ -57,6 +57,11 @@ class Fit(Config):
             raise ConfigError(
                 f"`epochs` (={self.epochs}) from 0, `batch_size` (={self.batch_size}) from 1, `lr` (={self.lr}) above 0"
             )
+        if not (0 <= self.momentum < 1 and self.weight_decay >= 0 and math.isfinite(self.lr)):
+            raise ConfigError(
+                f"`momentum` (={self.momentum}) is from 0 and below 1, `weight_decay` (={self.weight_decay}) from 0, "
+                f"`lr` (={self.lr}) finite"
+            )
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"`schedule` (={self.schedule}) is one of {', '.join(SCHEDULES)}")
         if self.precision not in ("32", "bf16-mixed", "16-mixed"):
@@ -156,7 +161,7 @@ def fit(
         job = _Job(fit, model, task, teacher if fit.distill else None, seed, Path(folder or scratch), machine)
         job.watch = watch
         if fit.epochs and not _finished(job):
-            _launch(job)
+            _launch(job, watch)
         new = copy.deepcopy(model)
         history: list[Event] = []
         if fit.epochs:
@@ -190,7 +195,7 @@ def _finished(job: _Job) -> bool:
     return path.exists() and int(state.read(path)["epoch"]) >= job.fit.epochs
 
 
-def _launch(job: _Job) -> None:
+def _launch(job: _Job, watch: Watch | None) -> None:
     from lightning_fabric import Fabric
 
     precision = {"32": "32-true"}.get(job.fit.precision, job.fit.precision)
@@ -206,8 +211,10 @@ def _launch(job: _Job) -> None:
     except (RuntimeError, ValueError) as error:  # Fabric's way to say that a machine has no such accelerator
         raise ConfigError(f"`accelerator` (={job.machine.accelerator}), `devices` (={job.machine.devices}): {error}") from None
     if several:
-        job.watch = None  # a live display cannot follow into other processes
+        job.watch = None  # a live display cannot follow into other processes, so it is told afterwards
         fabric.launch(_train, job)  # type: ignore[arg-type]
+        for row in state.read(job.folder / "fit.safetensors")["history"] if watch is not None else ():
+            watch(row)
     else:
         _train(fabric, job)
 
@@ -308,7 +315,10 @@ class _Run:
         return float(loss.detach())
 
     def finish_epoch(self, epoch: int) -> None:
-        """Average what the processes saw, validate, and store the state."""
+        """Average the norms' statistics over the processes; in the first one, validate and store the state.
+
+        Loss, accuracy and speed of the row are those of the first process's part of every batch.
+        """
         fabric = self.fabric
         if fabric.world_size > 1:
             for buffer in self.plain.buffers():

@@ -72,8 +72,3 @@ def take(tensor: Tensor, dim: int, keep: Sequence[int]) -> Tensor:
     """The slices `keep` of a tensor, detached and contiguous; works on the meta device."""
     index = torch.tensor(keep, dtype=torch.long, device=tensor.device)
     return tensor.detach().index_select(dim, index).contiguous()
-
-
-def is_mapped(tensor_maps: Sequence[nn.Module]) -> bool:
-    """Whether any map stands in the way."""
-    return len(tensor_maps) > 0

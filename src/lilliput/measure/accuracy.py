@@ -38,7 +38,7 @@ class Accuracy:
         """Plain JSON values."""
         low, high = self.interval()
         return {"accuracy": self.value, "correct": self.correct, "total": self.total, "low": low, "high": high,
-                "per_class": list(self.per_class)}  # fmt: skip
+                "per_class": [None if math.isnan(share) else share for share in self.per_class]}  # fmt: skip
 
 
 def accuracy(
