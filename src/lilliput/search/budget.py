@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
 
 from lilliput.config import Config
 from lilliput.core.method import Look, Method
+from lilliput.core.record import record
 from lilliput.data import Task
 from lilliput.distill import Hinton
 from lilliput.errors import ConfigError
-from lilliput.measure import Latency, profile
+from lilliput.measure import Latency
 from lilliput.measure.accuracy import accuracy
 from lilliput.prune import Channels
 from lilliput.quant import Quantize
 from lilliput.recipe import Recipe
+from lilliput.store import save
 from lilliput.train import BatchNorm, Fit, reestimate
 
 UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2}
 SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
-HEADER = 8192  # bytes of a `.lil` that are not weights
 IMAGES = 2000  # of the validation split, that candidates are compared on
 MARGIN = 0.95  # aim this far below a latency target, since a fresh measurement differs by a few percent
 
@@ -166,6 +169,14 @@ def _recipe(chosen: Tried, epochs: int) -> Recipe:
     return Recipe(tuple(steps))
 
 
+def file_bytes(model: nn.Module) -> int:
+    """What a network's `.lil` weighs; its tensors alone where nothing says how to build the network again."""
+    if record(model).architecture is None:
+        return sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    with tempfile.TemporaryDirectory() as folder:
+        return save(model, Path(folder) / "model.lil")
+
+
 class _Finder:
     """Measures candidates from the gentlest on."""
 
@@ -173,7 +184,7 @@ class _Finder:
         self, model: nn.Module, task: Task, look: Look, budget: Budget, clock: Comparing, say: Callable[[str], None]
     ) -> None:
         self.model, self.task, self.look, self.budget, self.clock, self.say = model, task, look, budget, clock, say
-        self.bytes = profile(model, look.example).bytes
+        self.bytes = file_bytes(model)
 
     def search(self) -> list[Tried]:
         """What was tried, in order; those that meet the budget carry the accuracy they start from."""
@@ -211,7 +222,7 @@ class _Finder:
         small = Quantize()(small, self.look) if int8 else small
         times = self.clock.compare({"baseline": self.model, "candidate": small})
         was, now = times["baseline"].median_ms, times["candidate"].median_ms
-        tried = Tried(shrink, int8, now, now / was, profile(small, self.look.example).bytes, False)
+        tried = Tried(shrink, int8, now, now / was, file_bytes(small), False)
         if self.excess(tried) <= 1:
             found = self.accuracy(small)
             tried = replace(tried, proxy=found, meets=shrink is not None or self.keeps(found))
@@ -233,7 +244,7 @@ class _Finder:
         if self.budget.latency is not None:
             shares.append(tried.ms / (self.budget.latency.of(tried.ms / tried.ratio) * MARGIN))
         if self.budget.size is not None:
-            shares.append((tried.bytes + HEADER) / self.budget.size.of(self.bytes))
+            shares.append(tried.bytes / self.budget.size.of(self.bytes))
         return max(shares)
 
     def keeps(self, found: float) -> bool:
