@@ -53,9 +53,11 @@ def run(name: str) -> dict[str, Any]:
     shown = command.format(data="data", weights="weights") if command else ""
     metrics = json.loads((out / "metrics.json").read_text())
     recipe = (out / "recipe.yaml").read_text()
+    stages = json.loads((out / "details.json").read_text())["stages"]
     return {
         "command": f"lilliput {shown}" if shown else "make run", "exit_code": code, "seconds": round(seconds, 1),
         "metrics": metrics, "recipe": recipe, "fresh": again, "repeats": REPEATS,
+        "steps": [{"step": s["step"], "seconds": s["seconds"], "reused": s["reused"]} for s in stages],
         "hardware": hardware(), "versions": versions(),
     }  # fmt: skip
 

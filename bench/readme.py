@@ -33,16 +33,34 @@ def table(result: dict[str, Any]) -> str:
     )
     lines = ["| | before | after | |", "|---|---:|---:|---:|", *(f"| {' | '.join(row)} |" for row in rows)]
     machine, parts, seed = result["hardware"], result["versions"], result["metrics"]["seed"]
+    vnni = f" {'with' if 'avx512_vnni' in machine['flags'] else 'without'} AVX-512 VNNI"
     again = ", ".join(f"{r['ratio']['median']:.2f}x" for r in result["fresh"])
     lines += [
         "",
         f"{times[0]['runtime']} {parts['onnxruntime']}, {times[0]['threads']} thread, batch 1, "
         f"{times[0]['runs']} alternating runs; "
-        f"{machine['cpu']}, {machine['cores']} cores; torch {parts['torch']}; seed {seed}. "
+        f"{machine['cpu']}{vnni}, {machine['cores']} cores; torch {parts['torch']}; seed {seed}. "
         f"Measured again in {result['repeats']} runs: {again} of the original latency. "
-        f"The whole command took {result['seconds']:.0f} s.",
+        f"Searching and measuring took {result['seconds'] - fresh_training(result):.0f} s"
+        f"{trained(result)}.",
     ]
     return "\n".join(lines)
+
+
+def training(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The steps that trained."""
+    return [s for s in result["steps"] if s["step"].startswith("fit(")]
+
+
+def fresh_training(result: dict[str, Any]) -> float:
+    """Seconds of training inside this run, and not taken from the store."""
+    return sum(s["seconds"] for s in training(result) if not s["reused"])
+
+
+def trained(result: dict[str, Any]) -> str:
+    """How long the training took when it was done."""
+    seconds = sum(s["seconds"] for s in training(result))
+    return f", training {seconds / 60:.0f} minutes" if seconds > 90 else f", training {seconds:.0f} s" if seconds else ""
 
 
 def section(name: str, said: str) -> str:
