@@ -56,6 +56,7 @@ clean: ## removes what was built and measured; keeps the packages in .venv
 	@test -x $(BIN)/pip || { echo 'Setting up .venv (some minutes, once)'; $(PYTHON) -m venv .venv; }
 	@$(BIN)/$(INSTALL) torch==2.13.0
 	@$(BIN)/$(INSTALL) --editable '.[dev]'
+	@$(BIN)/$(INSTALL) --no-deps torchvision==0.28.0  # for tests alone: its networks are the reference for ours
 	@touch $@
 
 .venv/installed-docs: .venv/installed

@@ -213,8 +213,9 @@ def _launch(job: _Job, watch: Watch | None) -> None:
     if several:
         job.watch = None  # a live display cannot follow into other processes, so it is told afterwards
         fabric.launch(_train, job)  # type: ignore[arg-type]
-        for row in state.read(job.folder / "fit.safetensors")["history"] if watch is not None else ():
-            watch(row)
+        if watch is not None:
+            for row in state.read(job.folder / "fit.safetensors")["history"]:
+                watch(row)
     else:
         _train(fabric, job)
 
