@@ -203,3 +203,11 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=60)
     assert run.returncode == 1 and "the same command goes on from there" in err and "Traceback" not in err
+
+
+def test_a_seed_decides_what_a_network_starts_from_and_nothing_else() -> None:
+    from lilliput.opening import open_model
+
+    state = torch.get_rng_state()
+    one, same, other = (open_model("resnet8", seed=s).get_parameter("conv1.weight") for s in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other) and torch.equal(state, torch.get_rng_state())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from lilliput import zoo
@@ -12,13 +13,15 @@ from lilliput.errors import ModelError, UnknownName, UsageError
 from lilliput.store import factory, load, load_weights
 
 
-def open_model(text: str, *, weights: str | Path | None = None, trust: bool = False) -> nn.Module:
-    """The network that `text` names, in eval mode, with `weights` loaded where given.
+def open_model(text: str, *, weights: str | Path | None = None, trust: bool = False, seed: int = 0) -> nn.Module:
+    """The network that `text` names, in eval mode, with `weights` loaded where given; `seed` decides what it starts from.
 
     Naming `file.py:function` is what trusts it. A `.lil` that says such a thing of itself is refused unless `trust`.
     Raises `UnknownName` with the nearest zoo names, or `ModelError`, for what cannot be opened.
     """
-    model = _open(text, trust)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _open(text, trust)
     if weights is not None:
         load_weights(model, weights)
     return model.eval()
@@ -44,8 +47,6 @@ def _open(text: str, trust: bool) -> nn.Module:
 
 
 def _program(path: Path) -> nn.Module:
-    import torch
-
     try:
         return torch.export.load(path).module()
     except (RuntimeError, ValueError, OSError) as error:

@@ -63,7 +63,8 @@ def compress(
     if plan is None and budget == Budget():
         raise UsageError("say what to aim at: `--size`, `--latency`, `--max-drop`, or `--recipe FILE`")
     need_weights(model, weights, pretrain)
-    network, task = open_model(model, weights=weights, trust=trust), open_task(data, seed=seed, skip_bad=skip_bad)
+    network = open_model(model, weights=weights, trust=trust, seed=seed)
+    task = open_task(data, seed=seed, skip_bad=skip_bad)
     with Training() as watch:
         settings = job.Settings(seed, epochs, threads, Machine(accelerator, devices), watch=watch, say=say)
         job.check_fit(network, task)
@@ -101,7 +102,8 @@ def train(
     from lilliput.terminal import Training, say, show
     from lilliput.train import Fit, Machine
 
-    network, task = open_model(model, weights=weights, trust=trust), open_task(data, seed=seed, skip_bad=skip_bad)
+    network = open_model(model, weights=weights, trust=trust, seed=seed)
+    task = open_task(data, seed=seed, skip_bad=skip_bad)
     job.check_fit(network, task)
     step = Fit(epochs=epochs, lr=lr, batch_size=batch_size)
     with Training() as watch:
