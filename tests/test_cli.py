@@ -125,7 +125,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 def test_profile_zoo_methods_and_data(lilliput) -> None:  # type: ignore[no-untyped-def]
     assert lilliput("profile", "resnet20", "--json").json()["params"] == 269_722
-    assert "0.27 M" in lilliput("zoo").out or "resnet20" in lilliput("zoo").out
+    assert "resnet20" in lilliput("zoo").out
     assert "keep" in lilliput("methods", "prune.channels").out
     assert {"digits", "cifar10", "fashion-mnist"} <= {row["name"] for row in lilliput("data", "--json").json()}
     assert lilliput("data", "digits", "--json").json()["input"] == [1, 8, 8]

@@ -26,12 +26,12 @@ from lilliput.export import Exported, export
 from lilliput.export.onnx import predictor
 from lilliput.measure import hardware, profile, time_files, versions
 from lilliput.measure.accuracy import Accuracy, accuracy
-from lilliput.recipe import STEPS, Bench, Recipe, Run, look, prefix_id, run, start_text
+from lilliput.recipe import Bench, Recipe, Run, look, prefix_id, run, start_text
 from lilliput.search import Budget, Proposal, propose
 from lilliput.store import save
 from lilliput.train import Event, Fit, Machine, Watch
 
-__all__ = ["STEPS", "Result", "Settings", "check_fit", "compress", "missed", "pretrain", "train"]
+__all__ = ["Result", "Settings", "check_fit", "compress", "missed", "pretrain", "train"]
 
 Say = Callable[[str], None]
 UNNAMED = "nothing says how to build this network again; take it from the zoo, or set `model.architecture = 'file.py:function'`"

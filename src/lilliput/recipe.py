@@ -161,12 +161,8 @@ def run(model: nn.Module, recipe: Recipe, bench: Bench) -> Run:
         with at(step.name):
             current, stage = _stage(model, current, step, place, bench)
         stages.append(stage)
-    return Run(attach(_copy_of_nothing(current, model), recipe=recipe.text()), stages, bench.seed)
-
-
-def _copy_of_nothing(current: nn.Module, start: nn.Module) -> nn.Module:
-    """An empty recipe must not hand the input itself back."""
-    return perform(current, ()) if current is start else current
+    made = perform(model, ()) if current is model else current  # an empty recipe must not hand the input itself back
+    return Run(attach(made, recipe=recipe.text()), stages, bench.seed)
 
 
 def start_text(model: nn.Module, task: Task) -> str:

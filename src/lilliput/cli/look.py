@@ -250,7 +250,7 @@ def methods(name: Annotated[str | None, typer.Argument(help="One method or step.
 
     from lilliput import terminal
     from lilliput.config import configs
-    from lilliput.job import STEPS
+    from lilliput.recipe import STEPS
 
     listed = [(n, c) for n, c in configs.items() if issubclass(c, STEPS)]
     if name is None:
