@@ -10,7 +10,9 @@ import torch
 from small import network, task
 from torch import nn
 
+from lilliput.config import config, parse
 from lilliput.core import state
+from lilliput.core.callback import Active, Callback
 from lilliput.distill import Hinton
 from lilliput.errors import ConfigError, TrainError
 from lilliput.train import BatchNorm, Event, Fit, Machine, fit, reestimate
@@ -141,3 +143,65 @@ def test_mixed_precision_learns_too() -> None:
 def test_an_accelerator_that_is_not_there_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"`accelerator` \(=abacus\)"):
         fit(network(), task(), Fit(epochs=1, batch_size=16), machine=Machine(accelerator="abacus"))
+
+
+class _Shrinking(Active):
+    """Adds a penalty, counts steps, and holds the first weight of the stem at zero."""
+
+    def __init__(self, model: nn.Module, strength: float, steps: int) -> None:
+        self.weight, self.strength, self.steps = next(model.parameters()), strength, steps
+        self.count, self.moments = 0, list[str]()
+
+    def loss(self, x: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return self.strength * (1 + self.count) * self.weight.square().sum()
+
+    def before_step(self, step: int) -> None:
+        assert self.weight.grad is not None and step == self.count
+
+    def after_step(self, step: int) -> None:
+        self.count += 1
+        with torch.no_grad():
+            self.weight.flatten()[0] = 0
+
+    def end(self) -> None:
+        assert self.count == self.steps
+        with torch.no_grad():
+            self.weight.flatten()[1] = 7
+
+    def state(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state(self, stored: dict[str, Any]) -> None:
+        self.count = stored["count"]
+
+
+@config("test.shrinking")
+class Shrinking(Callback):
+    """See `_Shrinking`."""
+
+    strength: float = 0.1
+
+    def check(self) -> None:
+        if self.strength < 0:
+            raise ConfigError("below 0")
+
+    def begin(self, model: nn.Module, steps: int, seed: int) -> Active:
+        return _Shrinking(model, self.strength, steps)
+
+
+def test_a_callback_takes_part_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    plan = Fit(epochs=2, batch_size=27, callbacks=(Shrinking(),))
+    assert parse(plan.text()) == plan
+    straight, plain = fit(network(), task(), plan).model, fit(network(), task(), Fit(epochs=2, batch_size=27)).model
+    weight, other = (next(m.parameters()).detach().flatten() for m in (straight, plain))
+    assert weight[0] == 0 and weight[1] == 7 and weight[2:].norm() < other[2:].norm()
+
+    def die(event: Event) -> None:
+        if event["event"] == "step" and event["epoch"] == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(network(), task(), plan, folder=tmp_path, watch=die)
+    assert equal(fit(network(), task(), plan, folder=tmp_path).model, straight)
+    with pytest.raises(ConfigError, match="below 0"):
+        fit(network(), task(), Fit(callbacks=(Shrinking(strength=-1),)))

@@ -241,4 +241,4 @@ def _do(start: nn.Module, before: nn.Module, step: Step, place: Path, bench: Ben
 def look(bench: Bench) -> Look:
     """What methods may see of a task: its training split without augmentation, its loss, the seed and the clock."""
     task = bench.task
-    return Look(task.example(), task.calibration(), task.loss, bench.seed, bench.clock)
+    return Look(task.example(), task.drawn(), task.loss, bench.seed, bench.clock)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lilliput.config import Config, config
 from lilliput.core import state
+from lilliput.core.callback import Callback
 from lilliput.data import Task
 from lilliput.distill import Distillation
 from lilliput.errors import ConfigError, TrainError
@@ -39,6 +40,7 @@ class Fit(Config):
     distill       a loss with a teacher, such as `distill.hinton(temperature=4)`; the teacher is the uncompressed network
     precision     32, bf16-mixed or 16-mixed
     augment       whether the task's augmentation is used
+    callbacks     what else takes part: penalties, masks, clipping (`core.callback`)
     """
 
     epochs: int = 10
@@ -50,6 +52,7 @@ class Fit(Config):
     distill: Distillation | None = None
     precision: str = "32"
     augment: bool = True
+    callbacks: tuple[Callback, ...] = ()
 
     def check(self) -> None:
         """Raise `ConfigError` for options that can never work."""
@@ -68,6 +71,8 @@ class Fit(Config):
             raise ConfigError(f"`precision` (={self.precision}) is 32, bf16-mixed or 16-mixed")
         if self.distill is not None:
             self.distill.check()
+        for callback in self.callbacks:
+            callback.check()
 
     def rate(self, done: float) -> float:
         """The learning rate when the share `done` of all steps is behind."""
@@ -257,8 +262,12 @@ class _Run:
             self.plain.load_state_dict(stored["model"])
             self.epoch, self.history = stored["epoch"], stored["history"]
         self.model, self.optimizer = fabric.setup(self.plain, optimizer)
+        steps = self.fit.epochs * (len(job.task.train) // self.fit.batch_size)
+        self.active = [callback.begin(self.plain, steps, job.seed) for callback in self.fit.callbacks]
         if stored is not None:
             optimizer.load_state_dict(stored["optimizer"])
+            for active, kept in zip(self.active, stored.get("callbacks", ()), strict=True):
+                active.load_state(kept)
 
     def _placed(self, model: nn.Module) -> nn.Module:
         """The model on this process's device, in the layout that is fastest there."""
@@ -284,7 +293,7 @@ class _Run:
             rate = self.fit.rate((epoch * steps + step) / (self.fit.epochs * steps))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss = self.step(x, y)
+            loss = self.step(x, y, epoch * steps + step)
             if not math.isfinite(loss):
                 raise TrainError(
                     f"the loss is {loss} at epoch {epoch + 1}, step {step + 1}, learning rate {rate:.3g}. Lower `lr`."
@@ -299,17 +308,24 @@ class _Run:
         self.loss /= steps
         self.seconds = time.perf_counter() - start
 
-    def step(self, x: Tensor, y: Tensor) -> float:
-        """One update; the loss of the batch."""
+    def step(self, x: Tensor, y: Tensor, number: int) -> float:
+        """Update number `number` of all; the loss of the batch."""
         outputs = self.model(x)
         loss = self.job.task.loss(outputs, y)
         if self.teacher is not None and self.fit.distill is not None:
             with torch.no_grad(), self.fabric.autocast():
                 target = self.teacher(x)
             loss = self.fit.distill(outputs, target, loss)
+        for active in self.active:
+            more = active.loss(x, outputs, y)
+            loss = loss if more is None else loss + more
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
+        for active in self.active:
+            active.before_step(number)
         self.optimizer.step()
+        for active in self.active:
+            active.after_step(number)
         with torch.no_grad():
             self.seen += len(y)
             self.correct += float(self.job.task.metric(outputs, y)) * len(y)
@@ -321,6 +337,9 @@ class _Run:
         Loss, accuracy and speed of the row are those of the first process's part of every batch.
         """
         fabric = self.fabric
+        if epoch + 1 == self.fit.epochs:
+            for active in self.active:
+                active.end()
         if fabric.world_size > 1:
             for buffer in self.plain.buffers():
                 if buffer.is_floating_point():
@@ -334,6 +353,7 @@ class _Run:
             }  # fmt: skip
             self.history.append(row)
             kept = {"model": self.plain.state_dict(), "optimizer": self.optimizer.state_dict()}
+            kept["callbacks"] = [active.state() for active in self.active]
             state.write(self.path, {**kept, "epoch": epoch + 1, "history": self.history})
             if self.job.watch is not None:
                 self.job.watch(row)

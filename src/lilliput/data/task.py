@@ -141,9 +141,13 @@ class Task:
         return self.normalization.apply(pixels)
 
     def calibration(self, images: int = 256, batch: int = 64) -> list[tuple[Tensor, Tensor]]:
-        """Batches (x, y) of so many different images of train, not augmented, drawn by the task's seed."""
-        drawn = torch.randperm(len(self.train), generator=generator("calibration", self.seed))[:images]
-        return list(Batches(self.train.subset(drawn), self.normalization, torch.arange(len(drawn)), Layout(batch)))
+        """Batches (x, y) of so many different images of train, not augmented: the first of `drawn`."""
+        return list(self.drawn(batch, images))
+
+    def drawn(self, batch: int = 64, images: int | None = None) -> Batches:
+        """Images of train, not augmented, in an order drawn by the task's seed; read only when they are asked for."""
+        places = torch.randperm(len(self.train), generator=generator("calibration", self.seed))[:images]
+        return Batches(self.train, self.normalization, places, Layout(batch))
 
     def batches(
         self,
