@@ -191,3 +191,12 @@ def test_sizes_that_cannot_be_are_refused(build: object, words: str) -> None:
     with pytest.raises(ConfigError) as error:
         build()  # type: ignore[operator]
     assert words in str(error.value)
+
+
+def test_inception_modules_keep_the_size_and_the_reductions_pay() -> None:
+    row = (64, 96, 128, 16, 32, 32)  # 3a of the paper, on 192 channels
+    reduced, naive = blocks.Inception(192, row), blocks.NaiveInception(192, row)
+    assert reduced(rand(1, 192, 8, 8)).shape == (1, 256, 8, 8)
+    assert naive(rand(1, 192, 8, 8)).shape == (1, 64 + 128 + 32 + 192, 8, 8)
+    pixels = 64 * (192 * (64 + 96 + 16 + 32) + 9 * 96 * 128 + 25 * 16 * 32)
+    assert macs(reduced, 192, 8, 8) == pixels < macs(naive, 192, 8, 8)

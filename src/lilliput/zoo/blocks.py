@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lilliput.errors import ConfigError
+from lilliput.zoo.inception import Inception as Inception
+from lilliput.zoo.inception import NaiveInception as NaiveInception
 
 Pair = int | tuple[int, int]
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lilliput.zoo.catalog import arch
-from lilliput.zoo.googlenet import Branches, ConvUnit
+from lilliput.zoo.inception import Branches, ConvUnit
 from lilliput.zoo.inception_v4 import chain, pooled, shrinking
 
 PAPER = "Szegedy et al. 2016, arXiv:1602.07261"

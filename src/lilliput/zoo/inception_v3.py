@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lilliput.zoo.catalog import arch
-from lilliput.zoo.googlenet import ConvUnit, Logits
+from lilliput.zoo.googlenet import Logits
+from lilliput.zoo.inception import ConvUnit
 
 PAPER = "Szegedy et al. 2015, arXiv:1512.00567"
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lilliput.zoo.catalog import arch
-from lilliput.zoo.googlenet import Branches, ConvUnit
+from lilliput.zoo.inception import Branches, ConvUnit
 
 PAPER = "Szegedy et al. 2016, arXiv:1602.07261"
 
