@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -48,10 +49,27 @@ def test_layer_times_of_a_model_and_of_its_file(lilliput) -> None:  # type: igno
     assert code == 0 and "Conv" in out and "onnxruntime, 1 thread, 20 runs" in out
 
 
-def test_energy_is_called_an_estimate(lilliput) -> None:  # type: ignore[no-untyped-def]
+def test_energy_is_called_an_estimate(lilliput, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(import_module("lilliput.measure.energy"), "meter", lambda *_: None)
     assert "(estimated: Horowitz 2014" in lilliput("profile", "resnet8", "--energy")[1]
     assert json.loads(lilliput("profile", "resnet8", "--energy", "--json")[1])["energy"]["is_estimate"] is True
     assert "energy" not in json.loads(lilliput("profile", "resnet8", "--json")[1])
+
+
+def test_energy_is_metered_where_there_is_a_meter(lilliput, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    class Constant:
+        """A tenth of a joule at every look."""
+
+        method, total = "made up", 0.0
+
+        def joules(self) -> float:
+            self.total += 0.1
+            return self.total
+
+    monkeypatch.setattr(import_module("lilliput.measure.energy"), "meter", lambda *_: Constant())
+    found = json.loads(lilliput("profile", "resnet8", "--energy", "--json")[1])["energy"]
+    assert found["is_estimate"] is False and found["method"].startswith("made up")
+    assert found["joules"] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(

@@ -31,22 +31,36 @@ def profile(
     model: Model,
     weights: Weights = None,
     input: Shape = None,
-    energy: Annotated[bool, typer.Option("--energy", help="Also estimate the energy of one inference.")] = False,
+    energy: Annotated[bool, typer.Option("--energy", help="Also the energy of one inference: metered, or estimated.")] = False,
     trust: Trust = False,
     json_out: Json = False,
 ) -> None:
     """Count parameters, multiply-adds, bytes and peak activation memory, layer by layer."""
-    from lilliput.measure import energy as estimate
     from lilliput.measure import profile as measure
     from lilliput.opening import open_model
     from lilliput.terminal import show
 
     network = open_model(model, weights=weights, trust=trust)
-    found = measure(network, input_of(network, input))
-    joules = estimate(found) if energy else None
+    example = input_of(network, input)
+    found = measure(network, example)
+    joules = _energy(network, example, found) if energy else None
     show(found, {**found.to_json(), **({"energy": joules.to_json()} if joules else {})}, json_out)
     if joules and not json_out:
         show(f"Energy of one inference: {joules}.", None, False)
+
+
+def _energy(network: Any, example: Any, found: Any) -> Any:
+    """By the machine's meter, running the exported network on ONNX Runtime; by operations where there is no meter."""
+    import tempfile
+
+    from lilliput.export import export
+    from lilliput.measure.energy import energy, meter
+    from lilliput.measure.latency import file_call
+
+    if meter() is None:
+        return energy(found)
+    with tempfile.TemporaryDirectory() as folder:
+        return energy(found, file_call(export(network, example, Path(folder) / "it.onnx").path, example))
 
 
 @app.command(epilog=example_of("latency out/digits/model.onnx --input 1,8,8"))

@@ -135,7 +135,7 @@ def time_files(
 
     Raises `ModelError` for a file that is missing, cannot be read, or does not take the example.
     """
-    calls = {name: _file_call(path, example, threads) for name, path in files.items()}
+    calls = {name: file_call(path, example, threads) for name, path in files.items()}
     return interleave(calls, runs=runs, seconds=seconds, runtime="onnxruntime", threads=threads)
 
 
@@ -298,7 +298,8 @@ def _check(callables: Mapping[str, Any], runs: int | None, warmup: int, seconds:
         raise ConfigError(f"`warmup` (={warmup}) is 0 or more and `seconds` (={seconds}) above 0")
 
 
-def _file_call(path: str | Path, example: Any, threads: int) -> Callable[[], object]:
+def file_call(path: str | Path, example: Any, threads: int = 1) -> Callable[[], object]:
+    """One inference of an `.onnx` file on ONNX Runtime, to be called again and again."""
     opened = session(path, threads)
     inputs = feeds(opened, example)
     try:
