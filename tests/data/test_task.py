@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lilliput.data import CropFlip, Task
 from lilliput.errors import ConfigError, DataError, UnknownName
+from lilliput.zoo.googlenet import Logits
 
 
 def pair(count: int, shape: tuple[int, ...] = (8, 8, 3), seed: int = 0, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -159,6 +160,14 @@ def test_scores() -> None:
     assert torch.equal(t.loss(outputs, targets), torch.nn.functional.cross_entropy(outputs, targets))
     assert float(task(metric="top5").metric(outputs, targets)) == 1.0
     assert float(task(loss=lambda o, _: o.sum()).loss(outputs, targets)) == 36.0
+
+
+def test_auxiliary_heads_join_the_loss_and_not_the_score() -> None:
+    found, y = task(), torch.tensor([0, 1, 2])
+    main, aux = torch.eye(3), (torch.ones(3, 3), 2 * torch.eye(3))
+    expected = found.loss(main, y) + 0.3 * (found.loss(aux[0], y) + found.loss(aux[1], y))
+    assert torch.allclose(found.loss(Logits(main, aux), y), expected)  # type: ignore[arg-type]
+    assert found.metric(Logits(main, (1 - main,)), y) == 1  # type: ignore[arg-type]
 
 
 def test_a_task_can_be_sent_to_another_process() -> None:

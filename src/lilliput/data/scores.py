@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,8 +12,16 @@ from lilliput.registry import Registry
 
 Score: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
+AUX = 0.3
+"""The weight of each auxiliary head's loss: Szegedy et al. 2014, arXiv:1409.4842, section 5."""
+
 losses: Registry[Score] = Registry("loss of a task")
 metrics: Registry[Score] = Registry("metric")
+
+
+def heads(outputs: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A network's own outputs, and those of its auxiliary heads: of a named tuple (main, aux) as GoogLeNet gives in training."""
+    return (outputs.main, tuple(outputs.aux)) if hasattr(outputs, "aux") else (outputs, ())
 
 
 @losses.register("cross_entropy")

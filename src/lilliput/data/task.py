@@ -17,7 +17,7 @@ from lilliput.data.augment import CropFlip, default
 from lilliput.data.batches import Batches, Layout, chances, order
 from lilliput.data.images import Images, images_of
 from lilliput.data.normalize import IMAGENET, Normalization, measure
-from lilliput.data.scores import Score, losses, metrics
+from lilliput.data.scores import AUX, Score, heads, losses, metrics
 from lilliput.data.seeds import generator
 from lilliput.data.splits import carve
 from lilliput.data.wording import named
@@ -128,12 +128,13 @@ class Task:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The scalar that training lowers."""
-        return self._loss(outputs, targets)
+        """The scalar that training lowers: loss(outputs), plus 0.3 of the loss of every auxiliary head."""
+        main, aux = heads(outputs)
+        return sum((AUX * self._loss(each, targets) for each in aux), self._loss(main, targets))
 
     def metric(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The scalar that results are judged by; for `accuracy` the fraction that is right."""
-        return self._metric(outputs, targets)
+        """The scalar that results are judged by; for `accuracy` the fraction that is right. Auxiliary heads have no say."""
+        return self._metric(heads(outputs)[0], targets)
 
     def example(self, batch: int = 1) -> Tensor:
         """The first `batch` images of train as a network sees them, from the beginning again where train is smaller."""
