@@ -20,7 +20,7 @@ metrics: Registry[Score] = Registry("metric")
 
 
 def heads(outputs: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A network's own outputs, and those of its auxiliary heads: of a named tuple (main, aux) as GoogLeNet gives in training."""
+    """A network's own outputs and those of its auxiliary heads, of a named tuple (main, aux) as GoogLeNet gives in training."""
     return (outputs.main, tuple(outputs.aux)) if hasattr(outputs, "aux") else (outputs, ())
 
 
