@@ -11,7 +11,7 @@ from torch import nn
 from lilliput import zoo
 from lilliput.core.channels import channels
 from lilliput.core.method import Look
-from lilliput.errors import ConfigError, UnknownName
+from lilliput.errors import ConfigError, ModelError, UnknownName
 from lilliput.prune import Channels, criteria
 
 LOOK = Look(torch.randn(1, 3, 16, 16))
@@ -22,7 +22,7 @@ def net() -> nn.Module:
     return zoo.create("resnet8").eval()
 
 
-@given(keep=st.floats(0.05, 1), multiple=st.sampled_from([1, 4, 8]), allocate=st.sampled_from(["uniform", "global"]))
+@given(keep=st.floats(0.05, 0.9), multiple=st.sampled_from([1, 4, 8]), allocate=st.sampled_from(["uniform", "global"]))
 @settings(max_examples=12)
 def test_the_result_runs_and_is_no_larger(keep: float, multiple: int, allocate: str) -> None:
     model = net()
@@ -64,7 +64,7 @@ def test_skipped_layers_keep_their_channels() -> None:
     assert small.get_submodule("layer1.0.conv1").out_channels == 8
 
 
-@pytest.mark.parametrize("name", list(criteria))
+@pytest.mark.parametrize("name", [name for name, c in criteria.items() if c.needs == "weights"])
 def test_criteria_score_each_channel_and_scale_with_it(name: str) -> None:
     torch.manual_seed(0)
     w = torch.rand(6, 20) + 0.1
@@ -81,6 +81,12 @@ def test_criteria_score_each_channel_and_scale_with_it(name: str) -> None:
         ({"keep": {"layer1.*": -1.0}}, "above 0 and at most 1"),
         ({"allocate": "evenly"}, "`allocate` (=evenly) is one of uniform, global"),
         ({"multiple": 0}, "at least 1"),
+        ({"images": 0}, "`images` (=0) is at least 1"),
+        ({"per": "layer"}, "`per` (=layer) is one of channel, macs, memory"),
+        ({"couple": "median"}, "`couple` (=median) is one of mean, max, sum"),
+        ({"keep": 0.5, "criterion": "random", "couple": "sum"}, "`random` sees all layers at once"),
+        ({"keep": 0.5, "skip": ("nowhere",)}, "`skip`: `nowhere` matches no layer"),
+        ({"keep": 0.99, "multiple": 8}, "leaves every group whole at `multiple` (=8): they have 16, 32, 64 channels"),
         ({"keep": {"nothing*": 0.5}}, "matches no group of channels"),
     ],
 )
@@ -88,6 +94,13 @@ def test_options_that_cannot_work_are_refused(options: dict, words: str) -> None
     with pytest.raises(ConfigError) as caught:
         Channels(**options).plan(net(), LOOK)
     assert words in str(caught.value)
+
+
+def test_a_network_that_cannot_shrink_says_why() -> None:
+    with pytest.raises(ModelError, match=r"no channel can leave: it is an output of the network: "):
+        Channels(keep=0.5).plan(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), LOOK)
+    with pytest.raises(ModelError, match="`scope` and `skip` hold every group"):
+        Channels(keep=0.5, skip=("*",)).plan(net(), LOOK)
 
 
 def test_an_unknown_criterion_offers_the_known() -> None:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lilliput.config import config
 from lilliput.core.channels import Channels as ChannelNames
-from lilliput.core.channels import Group, Slot, channels
+from lilliput.core.channels import Group, channels
 from lilliput.core.edits import Edit
-from lilliput.core.layers import Resizable
 from lilliput.core.method import Look, Method
-from lilliput.errors import ConfigError
+from lilliput.errors import ConfigError, ModelError
 from lilliput.prune.amounts import SPREAD, counts
 from lilliput.prune.criteria import criteria
-from lilliput.prune.evidence import Evidence, score
+from lilliput.prune.evidence import JOIN, PER, Evidence
+from lilliput.prune.slices import makes
 
-JOIN: dict[str, Callable[[Tensor, int], Tensor]] = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}
 SCOPES = ("all", "inner")
 
 
@@ -29,14 +27,19 @@ SCOPES = ("all", "inner")
 class Channels(Method):
     """Remove the channels that matter least, together with everything that is coupled to them.
 
-    Each atom of coupled channels gets the criterion's score in every layer it is made by, divided by the layer's mean
-    and joined over layers; `keep` is the share of atoms that stays, in every group alike (`uniform`) or over the whole
-    network (`global`). Cost: one forward and one pass over the weights.
+    Each atom of coupled channels gets the criterion's score: one in every layer that shows it, joined over layers, or one
+    in all its layers together, as the criterion says. `keep` is the share of atoms that stays, in every group alike
+    (`uniform`) or over the whole network (`global`). Cost: one forward, and what the criterion costs: a pass over the
+    weights, or one over `images` images.
 
     keep       share of channels in (0, 1]; or shares by group name pattern, `{"layer1.*": 0.5}`, others staying whole
-    criterion  a name from `lilliput methods`: l1, l2, …
+    criterion  l1, l2, group_norm, fpgm, bn_scale, random from the weights; activation, apoz, pca from what layers read;
+               taylor, fisher, hessian, dcp from the loss (prune/criteria, prune/activity, prune/losses)
     allocate   uniform, or global (scores compared across layers; no group falls below a tenth of its channels)
-    couple     mean, max or sum of an atom's scores over the layers it stands in
+    couple     mean, max or sum of an atom's scores over the layers that show it
+    per        channel, macs or memory: scores are divided by what leaves with the channel, so that `global` weighs worth
+               against cost
+    images     how many training images a criterion that needs data looks at
     multiple   kept widths are rounded to multiples of this, which is what blocked kernels run fast on
     scope      all groups, or only the inner ones: channels that a single layer makes, so no shortcut changes its width
     skip       patterns of layers whose channels all stay
@@ -50,6 +53,8 @@ class Channels(Method):
     criterion: str = "l1"
     allocate: str = "uniform"
     couple: str = "mean"
+    per: str = "channel"
+    images: int = 512
     multiple: int = 1
     scope: str = "all"
     skip: tuple[str, ...] = ()
@@ -62,28 +67,53 @@ class Channels(Method):
                 raise ConfigError(f"`keep` (={share}) is the share of channels that stays, above 0 and at most 1")
         for option, value, known in (
             ("allocate", self.allocate, SPREAD), ("couple", self.couple, JOIN), ("scope", self.scope, SCOPES),
+            ("per", self.per, PER),
         ):  # fmt: skip
             if value not in known:
                 raise ConfigError(f"`{option}` (={value}) is one of {', '.join(known)}")
-        if self.multiple < 1:
-            raise ConfigError(f"`multiple` (={self.multiple}) is at least 1")
+        for option, number in (("multiple", self.multiple), ("images", self.images)):
+            if number < 1:
+                raise ConfigError(f"`{option}` (={number}) is at least 1")
 
     def plan(self, model: nn.Module, look: Look) -> list[Edit]:
-        """One `Resize` for every layer axis that loses channels."""
+        """One `Resize` for every layer axis that loses channels.
+
+        Raises `ModelError` where channels should leave and none of the model can.
+        """
         self.check()
+        self._check_skipped(model)
         found = channels(model, look.example)
         groups = [g for g in found.groups if not self._stays(model, g)]
-        evidence = Evidence(model, groups)
-        scores = [score(evidence, group, criteria[self.criterion], JOIN[self.couple]) for group in groups]
+        if self._asks() and not groups:
+            raise ModelError(_nothing(found))
+        if not self._asks():
+            return []
+        scores = Evidence(model, groups, look, self.images).scores(criteria[self.criterion], self.couple, self.per)
         kept = counts(model, look, groups, scores, keep=self.keep, allocate=self.allocate, multiple=self.multiple)
         gone: list[int] = []
         for group, worth, count in zip(groups, scores, kept, strict=True):
             order = torch.argsort(worth, descending=True, stable=True)
             gone += [group.atoms[i] for i in order[count:].tolist()]
-        return list(found.remove(gone)) if gone else []
+        if not gone:
+            sizes = ", ".join(str(n) for n in sorted({len(g.atoms) for g in groups}))
+            raise ConfigError(
+                f"`keep` (={self.keep}) leaves every group whole at `multiple` (={self.multiple}): they have {sizes} channels. "
+                "Keep fewer, or lower `multiple`."
+            )
+        return list(found.remove(gone))
+
+    def _asks(self) -> bool:
+        """Whether any channel should leave at all."""
+        return any(share < 1 for share in (self.keep.values() if isinstance(self.keep, dict) else (self.keep,)))
+
+    def _check_skipped(self, model: nn.Module) -> None:
+        names = [name for name, _ in (*model.named_modules(), *model.named_parameters())]
+        for pattern in self.skip:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ConfigError(f"`skip`: `{pattern}` matches no layer of the network")
 
     def _stays(self, model: nn.Module, group: Group) -> bool:
-        if self.scope == "inner" and sum(_makes(model, slot) for slot in group.slots) > 1:
+        if self.scope == "inner" and sum(makes(model, slot) for slot in group.slots) > 1:
             return True
         return any(fnmatchcase(slot.site, pattern) for pattern in self.skip for slot in group.slots)
 
@@ -102,9 +132,9 @@ def widths(found: ChannelNames) -> list[Width]:
     return [Width(g.name, len(g.atoms), len({s.site for s in g.slots})) for g in found.groups]
 
 
-def _makes(model: nn.Module, slot: Slot) -> bool:
-    """Whether a layer brings channels into being, as convolutions do and norms and depthwise convolutions do not."""
-    layer = model.get_submodule(slot.site) if not slot.axis.isdigit() else None
-    if isinstance(layer, nn.modules.conv._ConvNd):
-        return slot.axis == "out" and not layer.groups == layer.in_channels > 1
-    return slot.axis == "out" and isinstance(layer, nn.Linear | Resizable)
+def _nothing(found: ChannelNames) -> str:
+    """Why no channel can leave, with the layers that each reason holds."""
+    held = [f"{why}: {', '.join(sites[:3])}{', …' if len(sites) > 3 else ''}" for why, sites in found.reasons().items()]
+    if found.groups:
+        return "no channel may leave: `scope` and `skip` hold every group. Widen `scope`, or skip less."
+    return f"no channel can leave: {'; '.join(held) or 'the network has no layer with channels'}"

@@ -18,7 +18,7 @@ from lilliput.core.method import Look, Method
 from lilliput.core.record import record
 from lilliput.data import Task
 from lilliput.distill import Hinton
-from lilliput.errors import ConfigError
+from lilliput.errors import ConfigError, ModelError
 from lilliput.measure import Latency
 from lilliput.measure.accuracy import accuracy
 from lilliput.prune import Channels
@@ -209,8 +209,11 @@ class _Finder:
         seen: set[str] = set()
         for share in SHARES:
             method = Channels(keep=share, scope=scope, multiple=8)
-            plan = method.plan(self.model, self.look)
-            if plan and (key := str(plan)) not in seen:
+            try:
+                plan = method.plan(self.model, self.look)
+            except (ConfigError, ModelError):  # nothing can leave, or nothing at this share
+                continue
+            if (key := str(plan)) not in seen:
                 seen.add(key)
                 yield method
 

@@ -1,0 +1,75 @@
+"""The weights behind each channel of a layer, whatever kind of layer it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from lilliput.core.channels import Group, Slot
+from lilliput.core.layers import Mapped, Resizable
+
+
+def makes(model: nn.Module, slot: Slot) -> bool:
+    """Whether a layer brings channels into being, as convolutions do and norms and depthwise convolutions do not."""
+    layer = layer_of(model, slot)
+    if isinstance(layer, _ConvNd):
+        return slot.axis == "out" and not layer.groups == layer.in_channels > 1
+    return slot.axis == "out" and isinstance(layer, nn.Linear | Resizable)
+
+
+def reads(model: nn.Module, slot: Slot) -> bool:
+    """Whether a layer with a weight reads these channels."""
+    return slot.axis == "in" and isinstance(layer_of(model, slot), _ConvNd | nn.Linear)
+
+
+def layer_of(model: nn.Module, slot: Slot) -> nn.Module | None:
+    """The layer of a slot; None where the slot is a bare parameter."""
+    return None if slot.axis.isdigit() else model.get_submodule(slot.site)
+
+
+def makers(model: nn.Module, group: Group) -> list[tuple[Slot, Tensor]]:
+    """The slots whose weights make a group's channels, with these weights as (channels, rest).
+
+    Depthwise convolutions count, since each of their filters belongs to one channel. Where no layer makes the channels, a
+    weight that a function of the user's reads does.
+    """
+    layers = [s for s in group.slots if s.axis == "out" and isinstance(layer_of(model, s), _ConvNd | nn.Linear)]
+    slots = layers or [s for s in group.slots if s.axis.isdigit() and _bare(model, s).dim() > 1]
+    return [(slot, shown) for slot in slots if (shown := slices(model, slot)) is not None]
+
+
+def scales(model: nn.Module, group: Group) -> list[tuple[Slot, Tensor]]:
+    """The norms that scale a group's channels, with γ, (channels,)."""
+    norms = [(slot, layer_of(model, slot)) for slot in group.slots]
+    return [(s, n.weight) for s, n in norms if isinstance(n, _NormBase | nn.GroupNorm) and n.weight is not None]
+
+
+def slices(model: nn.Module, slot: Slot) -> Tensor | None:
+    """The weights of each channel of a slot, (channels, rest), with their gradient: rows of a layer that makes channels,
+    columns of one that reads them, the scale of a norm. None for layers without such weights."""
+    layer: Any = layer_of(model, slot)
+    if layer is None:
+        bare = _bare(model, slot)
+        return bare.movedim(int(slot.axis), 0).flatten(1) if bare.dim() > 1 else bare.unsqueeze(1)
+    if isinstance(layer, _NormBase | nn.GroupNorm):
+        return None if layer.weight is None else layer.weight.unsqueeze(1)
+    if not isinstance(layer, _ConvNd | nn.Linear):
+        return None
+    weight = layer.mapped_weight() if isinstance(layer, Mapped) else layer.weight
+    if isinstance(layer, _ConvTransposeNd):  # its weight begins with the inputs
+        return weight.flatten(1) if slot.axis == "in" else weight.transpose(0, 1).flatten(1)
+    if slot.axis == "out":
+        return weight.flatten(1)
+    groups = layer.groups if isinstance(layer, _ConvNd) else 1
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+def _bare(model: nn.Module, slot: Slot) -> Tensor:
+    """A parameter or buffer that stands in a model by itself."""
+    owner, _, name = slot.site.rpartition(".")
+    found = getattr(model.get_submodule(owner), name)
+    assert isinstance(found, Tensor)
+    return found
