@@ -1,0 +1,162 @@
+"""Channel pruning against torch-pruning: the accuracy of ResNet-56 on CIFAR-10 at 2.1x and 2.6x fewer multiply-adds.
+
+    python bench/channels.py run [METHOD...] [--epochs N] [--images N]   prunes and trains, into out/channels, what is missing
+    python bench/channels.py table                                      writes bench/results/channels.json
+
+Everything starts from the same weights and trains on the same images for the same epochs; three seeds; the last epoch is
+read on test, once. torch-pruning's networks are trained twice, as its users do and with our distillation, so that the table
+says which part of the difference is which. Runs where the peers are (`make bench-peers`), and starts itself again there.
+Needs $LILLIPUT_WEIGHTS/resnet56-cifar10.safetensors and CIFAR-10 where `lilliput data` finds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import json
+import os
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import lilliput as lp
+from lilliput.core.method import Look
+from lilliput.data import open_task
+from lilliput.data.splits import carve
+from lilliput.distill import Hinton
+from lilliput.measure import hardware, versions
+from lilliput.measure.accuracy import accuracy
+from lilliput.opening import open_model
+from lilliput.train import BatchNorm, Fit, fit, reestimate
+
+ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "out/channels"
+RATIOS, SEEDS = (2.1, 2.6), (0, 1, 2)
+TEACHER = Hinton()
+OURS: dict[str, dict[str, Any]] = {
+    "ours": {"criterion": "fisher", "allocate": "global", "compensate": True},
+    "ours, l2": {"criterion": "l2", "compensate": True},
+}
+THEIRS = {"torch-pruning, group norm": (2, True), "torch-pruning, l1": (1, False)}
+DISTILLED = {f"{name}, with our distillation": name for name in THEIRS}
+
+
+def start() -> nn.Module:
+    """The network that everything starts from."""
+    weights = Path(os.environ.get("LILLIPUT_WEIGHTS", ".")) / "resnet56-cifar10.safetensors"
+    return open_model("resnet56", weights=str(weights)).eval()
+
+
+def task(images: int) -> lp.Task:
+    """CIFAR-10, with a stratified part of the training images."""
+    whole = open_task("cifar10")
+    if not images:
+        return whole
+    _, part = carve(whole.train.labels, images / len(whole.train), 0)
+    return lp.Task(whole.train.subset(part), whole.test, whole.val, name="cifar10, part")
+
+
+def thinned(method: str, ratio: float, data: lp.Task, seed: int) -> nn.Module:
+    """The pruned network, before any training."""
+    model = start()
+    if method == "dense":
+        return model
+    if method in OURS:
+        look = Look(data.example(), data.drawn(), data.loss, seed)
+        return reestimate(lp.prune.Channels(macs=1 / ratio, **OURS[method])(model, look), data, BatchNorm())
+    return theirs(model, ratio, *THEIRS[DISTILLED.get(method, method)])
+
+
+def theirs(model: nn.Module, ratio: float, p: int, everywhere: bool) -> nn.Module:
+    """torch-pruning in small steps until the ratio is reached."""
+    import torch_pruning as tp
+
+    example = torch.randn(1, 3, 32, 32)
+    head = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    pruner = tp.pruner.MetaPruner(
+        model, example, importance=tp.importance.GroupMagnitudeImportance(p=p), global_pruning=everywhere,
+        pruning_ratio=0.9, max_pruning_ratio=0.9, iterative_steps=800, ignored_layers=head,
+    )  # fmt: skip
+    macs = lp.profile(start(), example).macs
+    while macs / lp.profile(model, example).macs < ratio:
+        pruner.step()
+    return model
+
+
+def train(method: str, ratio: float, seed: int, data: lp.Task, epochs: int) -> dict[str, Any]:
+    """One network from pruning to test."""
+    model = thinned(method, ratio, data, seed)
+    before = accuracy(model, data.batches("val", 500)).value
+    distilled = method in OURS or method in DISTILLED
+    plan = Fit(epochs=epochs, lr=0.02, distill=TEACHER if distilled else None)
+    done = fit(copy.deepcopy(model), data, plan, teacher=start() if distilled else None, seed=seed)
+    found = lp.profile(done.model, data.example())
+    return {
+        "method": method, "ratio": ratio, "seed": seed, "fit": plan.text(), "images": len(data.train), "macs": found.macs,
+        "params": found.params, "val_before_training": before, "val_accuracy": done.history[-1]["val_accuracy"],
+        "accuracy": accuracy(done.model, data.batches("test", 500)).value,
+        "widths": [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)],
+        "seconds": round(sum(e["seconds"] for e in done.history), 1),
+    }  # fmt: skip
+
+
+def run(methods: list[str], epochs: int, images: int) -> None:
+    """Everything that is not there yet, seed by seed."""
+    data = task(images)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    for seed in SEEDS:
+        for method in methods or ["dense", *OURS, *THEIRS, *DISTILLED]:
+            for ratio in RATIOS if method != "dense" else (1.0,):
+                path = KEPT / f"{method.replace(', ', '_').replace(' ', '-')}_{ratio}_{seed}.json"
+                if not path.exists():
+                    path.write_text(json.dumps(train(method, ratio, seed, data, epochs)) + "\n")
+                found = json.loads(path.read_text())
+                print(f"{method:45} {ratio} seed {seed}  {100 * found['accuracy']:.2f} %  {found['seconds']} s", flush=True)
+
+
+def table() -> None:
+    """Mean and spread of every method and ratio that was run with all seeds."""
+    runs: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for path in sorted(KEPT.glob("*.json")):
+        found = json.loads(path.read_text())
+        runs.setdefault((found["method"], found["ratio"]), []).append(found)
+    rows = []
+    for (method, ratio), found in sorted(runs.items(), key=lambda item: (item[0][1], item[0][0])):
+        right = [100 * r["accuracy"] for r in found]
+        rows.append({"method": method, "ratio": ratio, "accuracy": statistics.mean(right), "seeds": [r["seed"] for r in found],
+                     "spread": statistics.stdev(right) if len(right) > 1 else None, "macs": found[0]["macs"],
+                     "params": found[0]["params"], "fit": found[0]["fit"], "images": found[0]["images"],
+                     "val_before_training": statistics.mean(r["val_before_training"] for r in found)})  # fmt: skip
+        print(f"{method:45} {ratio}x  {rows[-1]['accuracy']:.2f} ± {rows[-1]['spread'] or 0:.2f}  {rows[-1]['macs']:,}")
+    result = {"rows": rows, "hardware": hardware(), "versions": versions()}
+    path = ROOT / "bench/results/channels.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(path.relative_to(ROOT))
+
+
+def main() -> None:
+    """Run or tabulate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("methods", nargs="*")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--images", type=int, default=0, help="training images; 0 takes all")
+    options = parser.parse_args()
+    if options.what == "table":
+        table()
+        return
+    if importlib.util.find_spec("torch_pruning") is None:
+        there = ROOT / ".bench-venv/bin/python"
+        if not there.exists() or sys.prefix == str(ROOT / ".bench-venv"):
+            sys.exit("torch-pruning is not installed; run `make bench-peers`")
+        os.execv(there, [str(there), *sys.argv])
+    run(options.methods, options.epochs, options.images)
+
+
+if __name__ == "__main__":
+    main()
