@@ -10,9 +10,10 @@ import copy
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,8 @@ from lilliput.config import Config, config
 from lilliput.core import state
 from lilliput.core.callback import Callback
 from lilliput.data import Task
-from lilliput.distill import Distillation
+from lilliput.distill import Distillation, Scene
+from lilliput.distill.lesson import Ensemble, Lesson, places_of
 from lilliput.errors import ConfigError, TrainError
 from lilliput.measure.accuracy import accuracy
 
@@ -37,7 +39,9 @@ class Fit(Config):
     lr            the highest learning rate of the schedule, for a batch of `batch_size`
     batch_size    images a step, over all processes together
     schedule      one_cycle (a quarter up from a tenth, then cosine down), cosine, or constant
-    distill       a loss with a teacher, such as `distill.hinton(temperature=4)`; the teacher is the uncompressed network
+    distill       a loss with a teacher, such as `distill.hinton(temperature=4)`
+    taught_by     start: what the recipe started from, the uncompressed network; previous: the network as this step got it
+    cache_teacher whether the teacher runs once over the training split, and never again; it needs `augment=false`
     precision     32, bf16-mixed or 16-mixed
     augment       whether the task's augmentation is used
     callbacks     what else takes part: penalties, masks, clipping (`core.callback`)
@@ -50,6 +54,8 @@ class Fit(Config):
     weight_decay: float = 5e-4
     schedule: str = "one_cycle"
     distill: Distillation | None = None
+    taught_by: Literal["start", "previous"] = "start"
+    cache_teacher: bool = False
     precision: str = "32"
     augment: bool = True
     callbacks: tuple[Callback, ...] = ()
@@ -69,8 +75,12 @@ class Fit(Config):
             raise ConfigError(f"`schedule` (={self.schedule}) is one of {', '.join(SCHEDULES)}")
         if self.precision not in ("32", "bf16-mixed", "16-mixed"):
             raise ConfigError(f"`precision` (={self.precision}) is 32, bf16-mixed or 16-mixed")
+        if self.taught_by not in ("start", "previous"):
+            raise ConfigError(f"`taught_by` (={self.taught_by}) is start or previous")
         if self.distill is not None:
             self.distill.check()
+        elif self.cache_teacher:
+            raise ConfigError("`cache_teacher` (=true) needs `distill`")
         for callback in self.callbacks:
             callback.check()
 
@@ -143,7 +153,7 @@ def fit(
     task: Task,
     fit: Fit,
     *,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | Sequence[nn.Module] | None = None,
     seed: int = 0,
     folder: Path | str | None = None,
     machine: Machine = Machine(),
@@ -153,15 +163,16 @@ def fit(
 
     The state of the last finished epoch lies in `folder` (a temporary one by default); a call with the same folder goes
     on from there and ends as if it had never stopped. The accuracies are those of the validation split, last epoch.
+    Several teachers are an ensemble (`distill.Ensemble`). With `taught_by=previous`, `model` itself is the teacher.
     Raises `TrainError` with step and learning rate when the loss is no longer a number.
     """
     import tempfile
 
     fit.check()
+    teacher = model if fit.taught_by == "previous" else teacher
     if fit.distill is not None and teacher is None:
-        raise ConfigError(
-            "`distill` needs a teacher: pass `teacher=`, or run the fit inside a recipe, whose start is the teacher"
-        )
+        raise ConfigError("`distill` needs a teacher: pass `teacher=`, or run the fit in a recipe, whose start is the teacher")
+    teacher = Ensemble(teacher) if isinstance(teacher, Sequence) else teacher
     with tempfile.TemporaryDirectory() as scratch:
         job = _Job(fit, model, task, teacher if fit.distill else None, seed, Path(folder or scratch), machine)
         job.watch = watch
@@ -205,6 +216,8 @@ def _launch(job: _Job, watch: Watch | None) -> None:
 
     precision = {"32": "32-true"}.get(job.fit.precision, job.fit.precision)
     several = job.machine.devices > 1
+    if several and job.fit.distill is not None and not job.fit.distill.reaches_outputs():
+        raise ConfigError("a loss of features alone leaves layers without a gradient; `devices` (=1) is what it trains on")
     strategy = "ddp_spawn" if several else "auto"
     try:
         fabric = Fabric(
@@ -246,11 +259,11 @@ class _Run:
         self.plain = copy.deepcopy(job.model).train()
         self.layout = _layout(fabric.device)
         self.plain = self._placed(self.plain)
-        self.teacher = None
-        if job.teacher is not None:
-            self.teacher = self._placed(copy.deepcopy(job.teacher).eval().requires_grad_(False))
+        steps = self.fit.epochs * (len(job.task.train) // self.fit.batch_size)
+        self.lesson = self._lesson(steps)
+        learned = self.lesson.parameters() if self.lesson else ()
         optimizer = torch.optim.SGD(
-            _parameter_groups(self.plain, self.fit.weight_decay),
+            _parameter_groups([*self.plain.parameters(), *learned], self.fit.weight_decay),
             lr=self.fit.lr,
             momentum=self.fit.momentum,
             nesterov=self.fit.momentum > 0,
@@ -262,16 +275,28 @@ class _Run:
             self.plain.load_state_dict(stored["model"])
             self.epoch, self.history = stored["epoch"], stored["history"]
         self.model, self.optimizer = fabric.setup(self.plain, optimizer)
-        steps = self.fit.epochs * (len(job.task.train) // self.fit.batch_size)
         self.active = [callback.begin(self.plain, steps, job.seed) for callback in self.fit.callbacks]
         if stored is not None:
             optimizer.load_state_dict(stored["optimizer"])
             for active, kept in zip(self.active, stored.get("callbacks", ()), strict=True):
                 active.load_state(kept)
+            if self.lesson is not None:
+                self.lesson.load_state(stored["lesson"])
 
     def _placed(self, model: nn.Module) -> nn.Module:
         """The model on this process's device, in the layout that is fastest there."""
         return model.to(self.fabric.device).to(memory_format=self.layout)  # type: ignore[call-overload,no-any-return]
+
+    def _lesson(self, steps: int) -> Lesson | None:
+        """The distillation, with a teacher of this process's own."""
+        job, loss = self.job, self.fit.distill
+        if loss is None or job.teacher is None:
+            return None
+        scene = Scene(self.plain, self._placed(copy.deepcopy(job.teacher)), job.task, job.seed)
+        lesson = Lesson(loss, scene, steps=steps, autocast=self.fabric.autocast)
+        if self.fit.cache_teacher:
+            lesson.remember(augment=self.fit.augment, channels_last=self.layout is torch.channels_last)
+        return lesson
 
     def train_epoch(self, epoch: int) -> None:
         """One pass over the training split."""
@@ -293,7 +318,7 @@ class _Run:
             rate = self.fit.rate((epoch * steps + step) / (self.fit.epochs * steps))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss = self.step(x, y, epoch * steps + step)
+            loss = self.step(x, y, places_of(batches, step), epoch * steps + step)
             if not math.isfinite(loss):
                 raise TrainError(
                     f"the loss is {loss} at epoch {epoch + 1}, step {step + 1}, learning rate {rate:.3g}. Lower `lr`."
@@ -308,19 +333,19 @@ class _Run:
         self.loss /= steps
         self.seconds = time.perf_counter() - start
 
-    def step(self, x: Tensor, y: Tensor, number: int) -> float:
-        """Update number `number` of all; the loss of the batch."""
+    def step(self, x: Tensor, y: Tensor, places: Tensor, number: int) -> float:
+        """Update number `number` of all, with the images at these places of the training split; the loss of the batch."""
         outputs = self.model(x)
         loss = self.job.task.loss(outputs, y)
-        if self.teacher is not None and self.fit.distill is not None:
-            with torch.no_grad(), self.fabric.autocast():
-                target = self.teacher(x)
-            loss = self.fit.distill(outputs, target, loss)
+        if self.lesson is not None:
+            loss = self.lesson.total(x, outputs, y, loss, places, number)
         for active in self.active:
             more = active.loss(x, outputs, y)
             loss = loss if more is None else loss + more
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
+        if self.lesson is not None and self.fabric.world_size > 1:
+            self.lesson.average(self.fabric.all_reduce)
         for active in self.active:
             active.before_step(number)
         self.optimizer.step()
@@ -354,6 +379,7 @@ class _Run:
             self.history.append(row)
             kept = {"model": self.plain.state_dict(), "optimizer": self.optimizer.state_dict()}
             kept["callbacks"] = [active.state() for active in self.active]
+            kept["lesson"] = self.lesson.state() if self.lesson is not None else {}
             state.write(self.path, {**kept, "epoch": epoch + 1, "history": self.history})
             if self.job.watch is not None:
                 self.job.watch(row)
@@ -365,8 +391,8 @@ def _layout(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _parameter_groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Weights decay; biases, norms and the scales of maps do not."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in parameters if p.requires_grad]
     heavy, light = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() <= 1]
     return [{"params": heavy, "weight_decay": weight_decay}, {"params": light, "weight_decay": 0.0}]

@@ -1,0 +1,167 @@
+"""A distillation at work: the teacher, the taps on both networks, the adapters, and what is remembered of the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lilliput.data.batches import Batches
+from lilliput.distill.contract import Distillation, Seen, Turn
+from lilliput.distill.taps import Scene, Watch
+from lilliput.errors import ConfigError
+
+OUTPUTS = ""  # where the outputs are remembered, among the sites of taps
+MEMORY = 4 * 2**30
+
+
+class Lesson:
+    """One training's distillation.
+
+    The teacher is frozen, in eval mode, and runs in inference mode, unless the loss trains it as a peer. What is learned
+    beside the student (adapters, a peer) is in `parameters` and `state`, and never in the student: its state dict is the
+    same with and without a lesson. Deterministic by seed. `close` removes the hooks.
+    """
+
+    def __init__(
+        self,
+        loss: Distillation,
+        scene: Scene,
+        *,
+        steps: int,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.loss, self.teacher, self.task, self.steps, self.autocast = loss, scene.teacher, scene.task, steps, autocast
+        self.peer = loss.trains_teacher()
+        self.teacher.train(self.peer).requires_grad_(self.peer)
+        self.device = next((p.device for p in scene.student.parameters()), torch.device("cpu"))
+        self.part = loss.begin(scene).to(self.device).train()
+        self.ours = Watch(scene.student, [ours for ours, _ in scene.asked], grad=True)
+        self.theirs = Watch(self.teacher, [theirs for _, theirs in scene.asked], grad=self.peer)
+        self.remembered: dict[str, Tensor] = {}
+
+    def modules(self) -> Iterator[nn.Module]:
+        """What is learned beside the student."""
+        yield self.part
+        if self.peer:
+            yield self.teacher
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that the optimizer takes beside the student's."""
+        for module in self.modules():
+            yield from module.parameters()
+
+    def total(self, x: Tensor, outputs: Tensor, targets: Tensor, hard: Tensor, places: Tensor, step: int) -> Tensor:
+        """The scalar to minimise for a batch on which the student has just run; `places` are its images in the split."""
+        student = Seen(outputs, self.ours.take())
+        peer, teacher = self._taught(x, places)
+        turn = Turn(student, teacher, targets, hard, self.task.loss, step / max(self.steps, 1), step, places, peer)
+        return self.loss.total(self.part, turn)
+
+    def _taught(self, x: Tensor, places: Tensor) -> tuple[Tensor | None, Seen]:
+        """The outputs of a peer, and what the teacher says without a gradient."""
+        if self.remembered:
+            known = {site: kept[places] for site, kept in self.remembered.items()}
+            return None, Seen(known.pop(OUTPUTS), known)
+        if self.peer:
+            with self.autocast():
+                outputs = self.teacher(x)
+            return outputs, Seen(outputs.detach(), {site: tap.detach() for site, tap in self.theirs.take().items()})
+        return None, self._frozen(x)
+
+    def _frozen(self, x: Tensor) -> Seen:
+        with torch.inference_mode(), self.autocast():
+            outputs = self.teacher(x)
+        # Copies made outside inference mode are ordinary tensors, which autograd may keep for the student's gradient.
+        return Seen(outputs.clone(), {site: tap.clone() for site, tap in self.theirs.take().items()})
+
+    def average(self, all_reduce: Callable[..., Any]) -> None:
+        """Average gradients over processes; no wrapper of the student knows what is learned beside it."""
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.copy_(all_reduce(parameter.grad, reduce_op="mean"))
+
+    def remember(self, *, augment: bool, channels_last: bool = False) -> None:
+        """Run the teacher once over the whole training split, in its order and not augmented, and never again.
+
+        Raises `ConfigError` where images are augmented, and where what is tapped would take more than 4 GiB.
+        """
+        if self.peer:
+            raise ConfigError(f"{self.loss.name}: the teacher learns, too, so what it says cannot be remembered")
+        if augment and self.task.augment is not None:
+            raise ConfigError("`cache_teacher` (=true): no image is seen twice under augmentation; set `augment=false`")
+        images, start = len(self.task.train), 0
+        kept: dict[str, Tensor] = {}
+        for x, _ in self.task.batches("train", 256, channels_last=channels_last, device=self.device):
+            seen = self._frozen(x)
+            for site, value in {OUTPUTS: seen.outputs, **seen.taps}.items():
+                if site not in kept:
+                    kept[site] = value.new_empty(images, *value.shape[1:])
+                    _check_memory(kept)
+                kept[site][start : start + len(x)] = value
+            start += len(x)
+        self.remembered = kept
+
+    def state(self) -> dict[str, Any]:
+        """Adapters and peers, for a training that goes on bit-equal."""
+        return {"learned": [module.state_dict() for module in self.modules()]}
+
+    def load_state(self, stored: dict[str, Any]) -> None:
+        """Take over what `state` gave."""
+        for module, kept in zip(self.modules(), stored["learned"], strict=True):
+            module.load_state_dict(kept)
+
+    def close(self) -> None:
+        """Remove every hook from both networks."""
+        self.ours.close()
+        self.theirs.close()
+
+
+def places_of(batches: Batches, number: int) -> Tensor:
+    """Which images of the split batch `number` of this process holds."""
+    start = number * batches.layout.batch_size
+    first, last = batches.layout.share(start, min(start + batches.layout.batch_size, len(batches.order)))
+    return batches.order[first:last]
+
+
+def _check_memory(kept: dict[str, Tensor]) -> None:
+    needed = sum(value.numel() * value.itemsize for value in kept.values())
+    if needed > MEMORY:
+        raise ConfigError(
+            f"remembering the teacher takes {needed / 2**30:.1f} GiB and {MEMORY / 2**30:.0f} GiB are allowed; "
+            "tap later or fewer layers, or leave `cache_teacher` off"
+        )
+
+
+class Ensemble(nn.Module):
+    """Several teachers as one: a network whose softened probabilities are their mean.
+
+    z = mean of z_k                                  without a temperature: the geometric mean of probabilities, for any T
+    z = T·log(mean of softmax(z_k / T))              with a temperature T: the arithmetic mean, at that T
+    Taps of member k are `k.layer`. Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2.
+    """
+
+    def __init__(self, teachers: Sequence[nn.Module], temperature: float | None = None) -> None:
+        super().__init__()
+        if not teachers or (temperature is not None and not temperature > 0):
+            raise ConfigError(f"`teachers` (={len(teachers)} of them) are one or more, `temperature` (={temperature}) above 0")
+        for number, teacher in enumerate(teachers):
+            self.add_module(str(number), teacher)
+        self.temperature = temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs (n, classes)."""
+        outputs = [teacher(x) for teacher in self.children()]
+        for other in outputs[1:]:
+            if other.shape != outputs[0].shape:
+                raise ConfigError(
+                    f"teachers give {tuple(outputs[0].shape)} and {tuple(other.shape)}: they need the same classes"
+                )
+        together = torch.stack(outputs)  # (teachers, n, classes)
+        if self.temperature is None:
+            return together.mean(0)
+        probable = (together / self.temperature).log_softmax(2).logsumexp(0)
+        return self.temperature * probable  # up to a constant, which softmax does not see
