@@ -18,6 +18,7 @@ from lilliput.errors import ConfigError, ModelError
 from lilliput.prune.amounts import SPREAD, counts
 from lilliput.prune.criteria import criteria
 from lilliput.prune.evidence import JOIN, PER, Evidence
+from lilliput.prune.reconstruct import compensate, consumers
 from lilliput.prune.slices import makes
 
 SCOPES = ("all", "inner")
@@ -34,12 +35,14 @@ class Channels(Method):
 
     keep       share of channels in (0, 1]; or shares by group name pattern, `{"layer1.*": 0.5}`, others staying whole
     criterion  l1, l2, group_norm, fpgm, bn_scale, random from the weights; activation, apoz, pca from what layers read;
-               taylor, fisher, hessian, dcp from the loss (prune/criteria, prune/activity, prune/losses)
+               taylor, fisher, hessian, dcp from the loss; thinet, lasso from what the next layers would miss
+               (prune/criteria, prune/activity, prune/losses, prune/next_layer)
     allocate   uniform, or global (scores compared across layers; no group falls below a tenth of its channels)
     couple     mean, max or sum of an atom's scores over the layers that show it
     per        channel, macs or memory: scores are divided by what leaves with the channel, so that `global` weighs worth
                against cost
-    images     how many training images a criterion that needs data looks at
+    images     how many training images a criterion that needs data, or `compensate`, looks at
+    compensate refit the layers that lost inputs by least squares on what they read (prune/reconstruct)
     multiple   kept widths are rounded to multiples of this, which is what blocked kernels run fast on
     scope      all groups, or only the inner ones: channels that a single layer makes, so no shortcut changes its width
     skip       patterns of layers whose channels all stay
@@ -55,6 +58,7 @@ class Channels(Method):
     couple: str = "mean"
     per: str = "channel"
     images: int = 512
+    compensate: bool = False
     multiple: int = 1
     scope: str = "all"
     skip: tuple[str, ...] = ()
@@ -101,6 +105,11 @@ class Channels(Method):
                 "Keep fewer, or lower `multiple`."
             )
         return list(found.remove(gone))
+
+    def refit(self, before: nn.Module, after: nn.Module, look: Look) -> None:
+        """Least-squares compensation, if it is asked for."""
+        if self.compensate and consumers(before, after):
+            compensate(before, after, look.need_batches("`compensate`", self.images), seed=look.seed)
 
     def _asks(self) -> bool:
         """Whether any channel should leave at all."""

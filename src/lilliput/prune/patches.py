@@ -39,11 +39,20 @@ def weight_rows(layer: Any, part: int) -> Tensor:
 
 
 def positions(layer: nn.Module, y: Tensor, each: int, draw: torch.Generator) -> Tensor:
-    """For every row of the batch `each` random places of the output `y`, all of them where there are no more; (n, each)."""
-    space = math.prod(_space(layer, y))
+    """For every row of the batch `each` different random places of the layer's output `y`, or all there are; (n, each)."""
+    return _drawn(len(y), math.prod(y.shape[1:-1] if isinstance(layer, nn.Linear) else y.shape[2:]), each, draw)
+
+
+def positions_for(layer: nn.Module, x: Tensor, each: int, draw: torch.Generator) -> Tensor:
+    """The same, of the output that an input `x` will have."""
+    sizes = x.shape[1:-1] if isinstance(layer, nn.Linear) else _sizes(layer, _padded(layer, x))
+    return _drawn(len(x), math.prod(sizes), each, draw)
+
+
+def _drawn(rows: int, space: int, each: int, draw: torch.Generator) -> Tensor:
     if each >= space:
-        return torch.arange(space).expand(len(y), space)
-    return torch.rand(len(y), space, generator=draw).argsort(1)[:, :each]
+        return torch.arange(space).expand(rows, space)
+    return torch.rand(rows, space, generator=draw).argsort(1)[:, :each]
 
 
 def outputs(layer: nn.Module, y: Tensor, where: Tensor) -> Tensor:
@@ -58,8 +67,7 @@ def patches(layer: Any, x: Tensor, where: Tensor) -> Tensor:
         x = through(layer.input_maps, x)
     if isinstance(layer, nn.Linear):
         return _at(x.reshape(len(x), -1, x.shape[-1]), where).unsqueeze(2)
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+    padded = _padded(layer, x)
     dims, sizes = len(layer.kernel_size), _sizes(layer, padded)
     row = torch.arange(len(x), device=x.device).view(-1, 1, *[1] * dims)
     index: list[Tensor] = []  # for each dimension of space, (n, each, kernel) with ones where the others vary
@@ -73,9 +81,9 @@ def patches(layer: Any, x: Tensor, where: Tensor) -> Tensor:
     return found.flatten(0, 1).flatten(1, -2).transpose(1, 2)
 
 
-def _space(layer: nn.Module, y: Tensor) -> tuple[int, ...]:
-    """The dimensions of an output that are neither batch nor channels."""
-    return tuple(y.shape[1:-1] if isinstance(layer, nn.Linear) else y.shape[2:])
+def _padded(layer: Any, x: Tensor) -> Tensor:
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
 
 
 def _sizes(layer: Any, padded: Tensor) -> list[int]:

@@ -6,7 +6,9 @@ Where channels were removed, the layers that read them get new weights for the c
 
 with y the layer's output in the network before, and x what it reads in the network after, whose earlier layers are
 refitted already (so errors do not pile up), at random positions of calibration images. The ridge holds on to the weights
-as they were, not to zero: the sum of squares is never larger than before, and what the images do not tell stays.
+as they were, not to zero: the sum of squares is never larger than before, and what the images do not tell stays. It is as
+strong as the noise: λ is a share of the mean square of an input, times the share of what is missing that no x explains. So
+what the others can say exactly is recovered exactly, and chance correlations are not learned.
 
 He, Zhang & Sun 2017, "Channel Pruning", arXiv:1707.06168 (least squares on sampled positions); Zhang et al. 2015,
 arXiv:1505.06798, section 3.3 (asymmetric: y from the original network, x from the compressed one).
@@ -33,8 +35,11 @@ from lilliput.data.seeds import generator
 from lilliput.errors import DataError
 from lilliput.prune.patches import groups, outputs, patches, positions, refusal, weight_rows
 
-RIDGE = 1e-4
-"""λ as a share of the mean square of an input."""
+RIDGE = 1e-2
+"""λ as a share of the mean square of an input, where nothing of what is missing can be told from the inputs."""
+
+TRUST = 1e-6
+"""The part of `RIDGE` that is left where all of it can be told."""
 
 ROWS = 4096
 """How many positions are sampled at least; a layer with many inputs gets four for each of them."""
@@ -185,7 +190,7 @@ def _fit(layer: Any, norm: Any, x: Tensor, sample: Sample, ridge: float) -> Fitt
     for part, (inputs, wanted) in enumerate(zip(read.chunk(parts, 1), sample.wanted.chunk(parts, 1), strict=True)):
         inputs = inputs.flatten(1)
         gap = _gap(inputs, wanted, weight_rows(layer, part), None if layer.bias is None else layer.bias.chunk(parts)[part])
-        change, offset = least_squares(inputs, gap, ridge, centred=shift is not None)
+        change, offset = least_squares(inputs, gap, ridge, centred=shift is not None, noise=True)
         left = gap - _times(inputs, change) - offset
         if _is_noise(gap, wanted, layer.weight.dtype) or left.square().sum() > gap.square().sum():
             left = gap
@@ -223,25 +228,31 @@ def _times(x: Tensor, matrix: Tensor) -> Tensor:
     return torch.cat([block.double().cpu() @ matrix for block in _blocks(x)])
 
 
-def least_squares(x: Tensor, y: Tensor, ridge: float, *, centred: bool) -> tuple[Tensor, Tensor]:
+def least_squares(x: Tensor, y: Tensor, ridge: float, *, centred: bool, noise: bool = False) -> tuple[Tensor, Tensor]:
     """The D (inputs, outputs) and d (outputs,) that minimise mean‖y − x·D − d‖² + λ‖D‖², in double precision.
 
-    `x` (n, inputs), `y` (n, outputs); λ is `ridge` times the mean square of an input. With `centred` false d is zero.
+    `x` (n, inputs), `y` (n, outputs); λ is `ridge` times the mean square of an input, with `noise` times the share of y
+    that x leaves unexplained as well. With `centred` false d is zero.
     Costs n·inputs² by the normal equations, or n²·inputs where there are fewer rows than inputs.
     """
     middle = x.double().mean(0).cpu() if centred else x.new_zeros(x.shape[1], dtype=torch.double, device="cpu")
     base = y.mean(0) if centred else torch.zeros_like(y[0])
+    wanted = y - base
     blocks = (block.double().cpu() - middle for block in _blocks(x))
-    if len(x) < x.shape[1]:
+    if len(x) <= x.shape[1]:
         centre = torch.cat(list(blocks))
-        change = centre.T @ _solve(centre @ centre.T, y - base, ridge / x.shape[1])
-    else:
-        gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.double)
-        cross = torch.zeros(x.shape[1], y.shape[1], dtype=torch.double)
-        for block, wanted in zip(blocks, (y - base).split(max(1, BLOCK // max(1, x.shape[1]))), strict=True):
-            gram.addmm_(block.T, block)
-            cross.addmm_(block.T, wanted)
-        change = _solve(gram, cross, ridge / x.shape[1])
+        change = centre.T @ _solve(centre @ centre.T, wanted, ridge / x.shape[1])
+        return change, base - middle @ change
+    gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.double)
+    cross = torch.zeros(x.shape[1], y.shape[1], dtype=torch.double)
+    for block, part in zip(blocks, wanted.split(len(_blocks(x)[0])), strict=True):
+        gram.addmm_(block.T, block)
+        cross.addmm_(block.T, part)
+    change = _solve(gram, cross, (TRUST if noise else 1) * ridge / x.shape[1])
+    if noise:
+        left = 1 - float((change * (2 * cross - gram @ change)).sum() / wanted.square().sum().clamp(min=1e-300))
+        share = min(1.0, max(TRUST, left * len(x) / (len(x) - x.shape[1])))  # n rows leave n − inputs to tell the noise by
+        change = _solve(gram, cross, share * ridge / x.shape[1])
     return change, base - middle @ change
 
 
@@ -250,5 +261,5 @@ def _solve(gram: Tensor, right: Tensor, share: float) -> Tensor:
     trace = float(gram.diagonal().sum())
     if trace == 0:
         return torch.zeros_like(right)
-    gram.diagonal().add_(max(share, 1e-15) * trace)
-    return torch.cholesky_solve(right, torch.linalg.cholesky(gram))
+    firm = gram + max(share, 1e-15) * trace * torch.eye(len(gram), dtype=gram.dtype)
+    return torch.cholesky_solve(right, torch.linalg.cholesky(firm))
