@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lilliput.core.channels import Group, Slot
 from lilliput.core.method import Look
+from lilliput.data.seeds import generator
 from lilliput.errors import ConfigError, DataError, ModelError
 from lilliput.measure import profile
 from lilliput.prune.criteria import Criterion
@@ -156,7 +157,6 @@ def norm_scales(evidence: Evidence, group: Group) -> list[View]:
 @kinds.register("draws")
 def draws(evidence: Evidence, group: Group) -> list[View]:
     """Uniform random numbers, (atoms,), by the look's seed and the place of the group in the network."""
-    seeds = torch.Generator().manual_seed(evidence.look.seed)
-    every = torch.rand(len(evidence.columns), generator=seeds, dtype=torch.double)
+    every = torch.rand(len(evidence.columns), generator=generator("draws", evidence.look.seed), dtype=torch.double)
     first = evidence.columns[group.atoms[0]]
     return [View(every[first : first + len(group.atoms)], torch.arange(len(group.atoms)))]
