@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from pathlib import Path
 
@@ -32,3 +33,8 @@ def test_recipes_in_pages_are_read(page: Path) -> None:
 def test_commands_in_pages_exist(page: Path) -> None:
     for command in re.findall(r"^ {4}(?:\.venv/bin/)?lilliput ([a-z]+)", page.read_text(), re.MULTILINE):
         assert command in COMMANDS, command
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if ">>> " in p.read_text()], ids=lambda p: p.name)
+def test_examples_in_pages_run(page: Path) -> None:
+    assert doctest.testfile(str(page), module_relative=False).failed == 0
