@@ -27,6 +27,7 @@ from lilliput.core.perform import bake, perform
 from lilliput.core.record import Record, attach, edits, record
 from lilliput.data import Task
 from lilliput.errors import ConfigError, FormatError, at
+from lilliput.prune.lottery import Rewind
 from lilliput.store import rebuild
 from lilliput.train import BatchNorm, Event, Fit, Machine, Watch, fit, reestimate
 
@@ -36,8 +37,8 @@ class Bake(Config):
     """Replace every weight map by the weight it computes."""
 
 
-Step = Method | Fit | BatchNorm | Bake
-STEPS = (Method, Fit, BatchNorm, Bake)
+Step = Method | Fit | BatchNorm | Bake | Rewind
+STEPS = (Method, Fit, BatchNorm, Bake, Rewind)
 
 
 @config("recipe")
@@ -61,9 +62,11 @@ class Recipe(Config):
         """Raise `ConfigError` for a step that is none, or has options that can never work."""
         for number, step in enumerate(self.steps, 1):
             if not isinstance(step, STEPS):
-                raise ConfigError(f"step {number} (={step!r}) is no method, fit, batchnorm or bake")
+                raise ConfigError(f"step {number} (={step!r}) is no method, fit, batchnorm, bake or rewind")
             with at(f"step {number}, {step.name}"):
                 step.check()
+                if isinstance(step, Rewind) and step.to >= number:
+                    raise ConfigError(f"`to` (={step.to}) is a step before this one, or 0 for the start")
 
     def to_yaml(self) -> str:
         """The recipe as YAML, one step an entry."""
@@ -155,12 +158,16 @@ def run(model: nn.Module, recipe: Recipe, bench: Bench) -> Run:
     recipe.check()
     texts = [start_text(model, bench.task)]
     current, stages = model, []
-    for step in recipe.steps:
+    wanted = {step.to for step in recipe.steps if isinstance(step, Rewind)}
+    past = {0: model}
+    for number, step in enumerate(recipe.steps, 1):
         texts.append(step.text())
         place = bench.root / prefix_id(texts) / f"replicate_{bench.seed}"
         with at(step.name):
-            current, stage = _stage(model, current, step, place, bench)
+            current, stage = _stage(model, current, step, place, bench, past)
         stages.append(stage)
+        if number in wanted:
+            past[number] = current
     made = perform(model, ()) if current is model else current  # an empty recipe must not hand the input itself back
     return Run(attach(made, recipe=recipe.text()), stages, bench.seed)
 
@@ -183,13 +190,15 @@ def prefix_id(texts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
 
 
-def _stage(start: nn.Module, before: nn.Module, step: Step, place: Path, bench: Bench) -> tuple[nn.Module, Stage]:
-    """One step: from the store if it is there, else done and stored."""
+def _stage(
+    start: nn.Module, before: nn.Module, step: Step, place: Path, bench: Bench, past: dict[int, nn.Module]
+) -> tuple[nn.Module, Stage]:
+    """One step: from the store if it is there, else done and stored. `past`: networks that rewinding goes back to."""
     done = place / "stage.json"
     if done.exists():
         return _stored(start, step, place)
     begun = time.perf_counter()
-    after, history = _do(start, before, step, place, bench)
+    after, history = _do(start, before, step, place, bench, past)
     seconds = time.perf_counter() - begun
     new_edits = edits(after)[len(edits(before)) :] if isinstance(step, Method) else ()
     state.write(place / "state.safetensors", {"model": after.state_dict(), "training": after.training})
@@ -218,7 +227,9 @@ def _stored(start: nn.Module, step: Step, place: Path) -> tuple[nn.Module, Stage
     return model, stage
 
 
-def _do(start: nn.Module, before: nn.Module, step: Step, place: Path, bench: Bench) -> tuple[nn.Module, list[Event]]:
+def _do(
+    start: nn.Module, before: nn.Module, step: Step, place: Path, bench: Bench, past: dict[int, nn.Module]
+) -> tuple[nn.Module, list[Event]]:
     if isinstance(step, Fit):
         fitted = fit(
             before,
@@ -235,6 +246,8 @@ def _do(start: nn.Module, before: nn.Module, step: Step, place: Path, bench: Ben
         return reestimate(before, bench.task, step), []
     if isinstance(step, Bake):
         return bake(before), []
+    if isinstance(step, Rewind):
+        return step(before, past[step.to], bench.seed), []
     return step(before, look(bench)), []
 
 

@@ -2,9 +2,29 @@
 
 from lilliput.prune.channels import Channels
 from lilliput.prune.criteria import criteria
+from lilliput.prune.gradual import Gradual
 from lilliput.prune.layers import Layers
+from lilliput.prune.lottery import Rewind, lottery
+from lilliput.prune.regrow import Regrow
+from lilliput.prune.retrain import gradual, iterative, one_shot, regrown
+from lilliput.prune.sparsify import Sparsify
+from lilliput.prune.weights import Weights
 from lilliput.registry import discover
 
 discover(__name__, __path__)
 
-__all__ = ["Channels", "Layers", "criteria"]
+__all__ = [
+    "Channels",
+    "Gradual",
+    "Layers",
+    "Regrow",
+    "Rewind",
+    "Sparsify",
+    "Weights",
+    "criteria",
+    "gradual",
+    "iterative",
+    "lottery",
+    "one_shot",
+    "regrown",
+]
