@@ -9,6 +9,8 @@ from lilliput.prune.regrow import Regrow
 from lilliput.prune.retrain import gradual, iterative, one_shot, regrown
 from lilliput.prune.sparsify import Sparsify
 from lilliput.prune.weights import Weights
+from lilliput.prune.winograd import WinogradDomain
+from lilliput.prune.penalty import GroupLasso, Slim
 from lilliput.registry import discover
 
 discover(__name__, __path__)
@@ -16,11 +18,14 @@ discover(__name__, __path__)
 __all__ = [
     "Channels",
     "Gradual",
+    "GroupLasso",
     "Layers",
     "Regrow",
     "Rewind",
+    "Slim",
     "Sparsify",
     "Weights",
+    "WinogradDomain",
     "criteria",
     "gradual",
     "iterative",
