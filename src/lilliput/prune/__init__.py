@@ -5,12 +5,11 @@ from lilliput.prune.criteria import criteria
 from lilliput.prune.gradual import Gradual
 from lilliput.prune.layers import Layers
 from lilliput.prune.lottery import Rewind, lottery
+from lilliput.prune.penalty import GroupLasso, Slim
 from lilliput.prune.regrow import Regrow
 from lilliput.prune.retrain import gradual, iterative, one_shot, regrown
 from lilliput.prune.sparsify import Sparsify
 from lilliput.prune.weights import Weights
-from lilliput.prune.winograd import WinogradDomain
-from lilliput.prune.penalty import GroupLasso, Slim
 from lilliput.registry import discover
 
 discover(__name__, __path__)
@@ -25,7 +24,6 @@ __all__ = [
     "Slim",
     "Sparsify",
     "Weights",
-    "WinogradDomain",
     "criteria",
     "gradual",
     "iterative",
