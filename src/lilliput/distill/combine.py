@@ -23,6 +23,11 @@ class Sum(Distillation):
     weights: tuple[float, ...] = ()
     hard: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Losses and weights as they are when read from text."""
+        object.__setattr__(self, "losses", tuple(self.losses))
+        object.__setattr__(self, "weights", tuple(map(float, self.weights)))
+
     def check(self) -> None:
         """Raise `ConfigError` for options that can never work."""
         if not self.losses or (self.weights and len(self.weights) != len(self.losses)):
@@ -73,6 +78,10 @@ class Scheduled(Distillation):
 
     loss: Distillation
     points: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.1, 1.0))
+
+    def __post_init__(self) -> None:
+        """Points as they are when read from text."""
+        object.__setattr__(self, "points", tuple((float(place), float(factor)) for place, factor in self.points))
 
     def check(self) -> None:
         """Raise `ConfigError` for options that can never work."""

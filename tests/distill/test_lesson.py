@@ -1,0 +1,322 @@
+"""Distillation inside a training: taps, adapters, teachers, and going on where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small import network, task
+from torch import Tensor, nn
+
+from lilliput import distill
+from lilliput.config import parse
+from lilliput.core.edits import Map, Swap
+from lilliput.core.layers import Compressed, swaps
+from lilliput.core.method import Look
+from lilliput.core.perform import perform
+from lilliput.distill.lesson import Lesson
+from lilliput.distill.taps import Scene, survey
+from lilliput.errors import ConfigError, UnknownName
+from lilliput.prune import Channels
+from lilliput.train import Event, Fit, Machine, fit
+
+ALL: list[distill.Distillation] = [
+    distill.Hinton(), distill.Dkd(), distill.Dist(), distill.Standardized(distill.Dkd()), distill.Mutual(fresh=True),
+    distill.Hints(), distill.Attention(), distill.Flow(adapt=True), distill.Similarity(), distill.Factors(first=0.4),
+    distill.Contrast(negatives=64), distill.Review(middle=8), distill.Distance(), distill.Angle(), distill.Correlation(),
+    distill.Sum([distill.Hinton(), distill.Attention(["layer?"]), distill.Hints({"layer1": "layer1"})], [1.0, 0.5, 2.0]),
+    distill.Scheduled(distill.Contrast(negatives=32), points=[[0, 0], [0.5, 1]]),
+]  # fmt: skip
+LEARNS = {"distill.fitnets", "distill.fsp", "distill.ft", "distill.crd", "distill.reviewkd", "distill.mutual", "distill.sum",
+          "distill.scheduled"}  # fmt: skip
+
+
+class Stop(Exception):
+    """A process that dies."""
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
+
+
+def lesson(loss: distill.Distillation, student: nn.Module, teacher: nn.Module) -> Lesson:
+    return Lesson(loss, Scene(student, teacher, task()), steps=10)
+
+
+def turn(taught: Lesson, student: nn.Module, step: int = 5) -> Tensor:
+    data = task()
+    batches = data.batches("train", 24)
+    x, y = batches.batch(0)
+    outputs = student(x)
+    return taught.total(x, outputs, y, data.loss(outputs, y), batches.order[:24], step)
+
+
+def value(taught: Lesson, student: nn.Module) -> float:
+    return turn(taught, student).detach().item()
+
+
+def test_every_loss_is_here() -> None:
+    from lilliput.config import configs
+
+    named = {loss.name for loss in ALL}
+    registered = {name for name, entry in configs.items() if issubclass(entry, distill.Distillation)}
+    assert {name for name in registered if name.startswith("distill.")} == named
+
+
+@pytest.mark.parametrize("loss", ALL, ids=lambda loss: loss.name)
+def test_it_goes_on_bit_equal_and_leaves_nothing_in_the_student(loss: distill.Distillation, tmp_path: Path) -> None:
+    plan, teacher = Fit(epochs=2, batch_size=54, distill=loss), network(1.0)
+    assert parse(plan.text()) == plan
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    straight = fit(network(), task(), plan, teacher=teacher)
+
+    def die(event: Event) -> None:
+        if event["event"] == "step" and event["epoch"] == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(network(), task(), plan, teacher=teacher, folder=tmp_path, watch=die)
+    resumed = fit(network(), task(), plan, teacher=teacher, folder=tmp_path)
+    assert equal(straight.model, resumed.model)
+    assert [r["train_loss"] for r in straight.history] == [r["train_loss"] for r in resumed.history]
+    assert list(straight.model.state_dict()) == list(network().state_dict())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in straight.model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert all(p.requires_grad for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("loss", ALL, ids=lambda loss: loss.name)
+def test_gradients_reach_the_student_and_its_adapters_only(loss: distill.Distillation) -> None:
+    student, teacher = network(), network(1.0)
+    taught = lesson(loss, student, teacher)
+    turn(taught, student).backward()
+    assert any(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in student.parameters())
+    assert bool(list(taught.parameters())) == (loss.name in LEARNS)
+    if not loss.trains_teacher():
+        assert not teacher.training and all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+        assert any(p.grad is not None for p in taught.parameters()) == (loss.name in LEARNS)
+    taught.close()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for net in (student, teacher) for m in net.modules())
+
+
+def test_the_same_network_is_taught_nothing() -> None:
+    student, teacher = network().eval(), network().eval()
+    for loss in (distill.Hinton(alpha=1.0), distill.Dkd(hard=0.0), distill.Hints(adapt=False, hard=0.0),
+                 distill.Attention(hard=0.0), distill.Flow(hard=0.0), distill.Similarity(hard=0.0),
+                 distill.Distance(hard=0.0), distill.Angle(hard=0.0), distill.Correlation(hard=0.0)):  # fmt: skip
+        assert value(lesson(loss, student, teacher), student) == pytest.approx(0, abs=1e-4), loss.name
+
+
+def test_a_sum_adds_its_members_and_one_task_loss() -> None:
+    student, teacher = network().eval(), network(1.0)
+    members = [distill.Dkd(hard=3.0), distill.Attention(hard=5.0)]
+    hard = value(lesson(distill.Attention(weight=0.0), student, teacher), student)
+    alone = [value(lesson(m, student, teacher), student) - m.hard * hard for m in members]
+    together = value(lesson(distill.Sum(members, [2, 0.5], hard=0.7), student, teacher), student)
+    assert together == pytest.approx(0.7 * hard + 2 * alone[0] + 0.5 * alone[1], rel=1e-4)
+    with_teacher = distill.Sum([distill.Hinton(alpha=0.8)])
+    soft = value(lesson(distill.Hinton(alpha=0.8), student, teacher), student) - (1 - 0.8) * hard
+    assert value(lesson(with_teacher, student, teacher), student) == pytest.approx(hard + soft, rel=1e-4)
+
+
+def test_a_survey_changes_nothing_and_finds_stages_and_head() -> None:
+    model, data = network(), task()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.layer1.eval()  # type: ignore[union-attr]
+    found = survey(model, data.example(2))
+    assert list(found.stages().values()) == ["layer1", "layer2", "layer3"] and found.head == "linear"
+    assert found.shapes["layer2"] == (2, 16, 4, 4) and found.shapes["linear:in"] == (2, 32)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training and not model.layer1.training and not model.conv1._forward_hooks  # type: ignore[union-attr]
+
+
+def test_taps_follow_patterns_in_the_order_of_the_network() -> None:
+    scene = Scene(network(), network(1.0), task())
+    assert scene.pairs({"layer3": "layer3", "layer1": "layer2"}, "stages") == (("layer1", "layer2"), ("layer3", "layer3"))
+    assert [s for s, _ in scene.pairs(("layer?.0.conv1",), "stages")] == [f"layer{i}.0.conv1" for i in (1, 2, 3)]
+    assert scene.pairs(("linear:in",), "stages") == (("linear:in", "linear:in"),)
+    assert scene.pairs((), "embedding") == (("linear:in", "linear:in"),)
+
+
+def test_taps_that_match_nothing_name_the_nearest() -> None:
+    scene = Scene(network(), network(1.0), task())
+    with pytest.raises(UnknownName, match=r"`taps` of the student: no layer is called `layr2`\. Did you mean .*`layer2`"):
+        scene.pairs(("layr2",), "stages")
+    with pytest.raises(UnknownName, match=r"distill\.at: `taps` of the teacher: no layer is called `stage2`"):
+        fit(network(), task(), Fit(distill=distill.Attention({"layer2": "stage2"})), teacher=network())
+    with pytest.raises(ConfigError, match=r"`layer\?` names 3 layers of the student .* and `linear` 1 of the teacher"):
+        scene.pairs({"layer?": "linear"}, "stages")
+
+
+class Shapeless(nn.Module):
+    """A network without a classifier on features, and with one size of image only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean((2, 3))  # type: ignore[no-any-return]
+
+
+def test_what_cannot_be_found_by_itself_is_asked_for() -> None:
+    with pytest.raises(ConfigError, match=r"distill\.crd: no classifier .* name the embedding by `taps`"):
+        lesson(distill.Contrast(), Shapeless(), network())
+    with pytest.raises(
+        ConfigError, match=r"end at `conv` \(8x8\) and the teacher's at .*`layer3` \(2x2\); pair layers by `taps`"
+    ):
+        lesson(distill.Attention(), Shapeless(), network())
+
+
+def test_shapes_that_differ_are_said_with_the_layers() -> None:
+    plan = Fit(distill=distill.Hints(adapt=False), batch_size=54)
+    with pytest.raises(
+        ConfigError, match=r"distill\.fitnets, layer2: the student gives \(54, 16, 4, 4\) and the teacher \(54, 32"
+    ):
+        fit(network(), task(), plan, teacher=network(1.0))
+
+
+def test_a_teacher_of_other_classes_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"the student gives \(54, 3\) and the teacher \(54, 5\)"):
+        fit(network(), task(), Fit(distill=distill.Dkd(), batch_size=54), teacher=network(1.0, classes=5))
+    fit(network(), task(), Fit(1, batch_size=54, distill=distill.Attention()), teacher=network(1.0, classes=5))
+
+
+class Halves(Compressed):
+    """A convolution as two: half its channels each."""
+
+    name = "test_halves"
+
+    def __init__(self, dense: nn.Conv2d) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(dense.in_channels, dense.out_channels // 2, 3, dense.stride, 1, bias=False)  # type: ignore[arg-type]
+        self.second = nn.Conv2d(dense.out_channels // 2, dense.out_channels, 1, bias=False)
+
+    @classmethod
+    def like(cls, dense: nn.Module) -> nn.Module:
+        assert isinstance(dense, nn.Conv2d)
+        return cls(dense)
+
+    def absorb(self, dense: nn.Module) -> None:
+        """Keeps the weights it was born with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))  # type: ignore[no-any-return]
+
+
+def test_taps_follow_pruned_swapped_and_mapped_networks() -> None:
+    if Halves.name not in swaps:
+        swaps.add(Halves.name, Halves)
+    teacher = network(1.0)
+    pruned = Channels(keep=0.5, scope="all")(teacher, Look(task().example(2)))
+    swapped = perform(pruned, [Swap("layer2.0.conv2", Halves.name, {}), Map("layer1.0.conv2", "weight", "affine", {"bits": 8})])
+    found = survey(swapped, task().example(2))
+    assert "layer2.0.conv2" in found.shapes and not any("first" in site or "weight_maps" in site for site in found.shapes)
+    loss = distill.Hints({"layer2.0.conv2": "layer2.0.conv2"})
+    taught = lesson(loss, swapped, teacher)
+    caught = {}
+    layer = swapped.get_submodule("layer2.0.conv2")
+    layer.register_forward_hook(lambda module, args, output: caught.update(output=output))
+    x = task().example(4)
+    swapped(x)
+    assert torch.equal(taught.ours.take()["layer2.0.conv2"], caught["output"])
+    done = fit(swapped, task(), Fit(1, batch_size=54, distill=loss), teacher=teacher)
+    assert list(done.model.state_dict()) == list(swapped.state_dict())
+
+
+class Counting(nn.Module):
+    """A teacher that counts the images it sees."""
+
+    seen = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert torch.is_inference_mode_enabled() or not self.net.training
+        Counting.seen += len(x)
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("loss", [distill.Hinton(), distill.Attention({"layer?": "net.layer?"})])
+def test_a_remembered_teacher_runs_once_and_says_the_same(loss: distill.Distillation, tmp_path: Path) -> None:
+    data = task()
+    plain = Fit(3, batch_size=54, distill=loss, augment=False)
+    cached = Fit(3, batch_size=54, distill=loss, augment=False, cache_teacher=True)
+    asked = fit(network(), data, plain, teacher=Counting())
+    Counting.seen = 0
+    remembered = fit(network(), data, cached, teacher=Counting())
+    assert Counting.seen - 4 <= len(data.train)  # 4 for the look at its layers
+    for name, value in asked.model.state_dict().items():
+        assert torch.allclose(value, remembered.model.state_dict()[name], rtol=1e-2, atol=1e-3), name
+
+    def die(event: Event) -> None:
+        if event["event"] == "step" and event["epoch"] == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(network(), data, cached, teacher=Counting(), folder=tmp_path, watch=die)
+    assert equal(fit(network(), data, cached, teacher=Counting(), folder=tmp_path).model, remembered.model)
+
+
+def test_a_teacher_that_cannot_be_remembered_is_refused() -> None:
+    from small import stripes
+
+    from lilliput.data import Task
+
+    data = Task(stripes(60, 1), stripes(15, 2), augment="augment.crop_flip(pad=1)")
+    with pytest.raises(ConfigError, match="set `augment=false`"):
+        fit(network(), data, Fit(batch_size=27, distill=distill.Hinton(), cache_teacher=True), teacher=network())
+    with pytest.raises(ConfigError, match="learns, too"):
+        fit(network(), task(), Fit(batch_size=27, distill=distill.Mutual(), cache_teacher=True), teacher=network())
+    with pytest.raises(ConfigError, match="needs `distill`"):
+        Fit(cache_teacher=True).check()
+
+
+def test_a_network_learns_from_itself_and_from_several() -> None:
+    plan = Fit(1, batch_size=54, distill=distill.Hinton())
+    own = fit(network(), task(), Fit(1, batch_size=54, distill=distill.Hinton(), taught_by="previous"), teacher=network(1.0))
+    assert equal(own.model, fit(network(), task(), plan, teacher=network()).model)
+    one, pair = (fit(network(), task(), plan, teacher=t) for t in (network(1.0), [network(1.0), network(1.0)]))
+    for name, value in one.model.state_dict().items():
+        assert torch.allclose(value, pair.model.state_dict()[name], atol=1e-4)
+    with pytest.raises(ConfigError, match="start or previous"):
+        Fit(taught_by="next").check()  # type: ignore[arg-type]
+
+
+def test_hints_alone_leave_the_layers_behind_as_they_are() -> None:
+    done = fit(network(), task(), Fit(1, batch_size=54, distill=distill.Hints(hard=0.0)), teacher=network(1.0))
+    assert torch.equal(done.model.linear.weight, network().linear.weight)  # type: ignore[union-attr, arg-type]
+    assert not torch.equal(done.model.conv1.weight, network().conv1.weight)  # type: ignore[union-attr, arg-type]
+    with pytest.raises(ConfigError, match="leaves layers without a gradient"):
+        fit(network(), task(), Fit(distill=distill.Hints(hard=0.0)), teacher=network(1.0), machine=Machine("cpu", 2))
+
+
+def test_peers_differ_when_the_other_is_fresh() -> None:
+    same, fresh = (lesson(distill.Mutual(fresh=f), network(), network()) for f in (False, True))
+    assert equal(same.teacher, network()) and not equal(fresh.teacher, network())
+
+
+class NormFree(nn.Module):
+    """No batch statistics, so that processes see the same function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(1, 6, 3, padding=1), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.conv(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+def test_two_processes_distil_as_one(tmp_path: Path) -> None:
+    plan = Fit(1, batch_size=36, lr=0.1, distill=distill.Sum([distill.Hinton(), distill.Attention(("conv",), weight=1.0)]))
+    one = fit(NormFree(), task(), plan, teacher=NormFree())
+    two = fit(NormFree(), task(), plan, teacher=NormFree(), machine=Machine("cpu", 2), folder=tmp_path)
+    for name, value in one.model.state_dict().items():
+        assert torch.allclose(value, two.model.state_dict()[name], atol=1e-4), name
+    adapted = Fit(1, batch_size=36, distill=distill.Hints(("conv",)))
+    fit(NormFree(), task(), adapted, teacher=NormFree(), machine=Machine("cpu", 2))
