@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from nets import Between, Everything, FixedPad, Residual, randomized, silenced
 from torch import Tensor, nn
 
 from lilliput import zoo
-from lilliput.core.channels import channels
+from lilliput.core.channels import Channels, channels
 from lilliput.core.perform import perform
 from lilliput.errors import EditError
 
@@ -26,6 +27,12 @@ SUBJECTS = {
     "resnet8": (lambda: zoo.create("resnet8"), 16),
     "resnet8 grey": (lambda: zoo.create("resnet8", channels=1), 8),
 }
+
+
+@functools.cache
+def named(name: str) -> tuple[nn.Module, Tensor, Channels]:
+    model, x = subject(name)
+    return model, x, channels(model, x)
 
 
 def subject(name: str) -> tuple[nn.Module, Tensor]:
@@ -40,8 +47,7 @@ def subject(name: str) -> tuple[nn.Module, Tensor]:
 @given(seed=st.integers(0, 10_000), share=st.floats(0.05, 0.9))
 @settings(max_examples=8, deadline=None)
 def test_removed_equals_silenced(name: str, seed: int, share: float) -> None:
-    model, x = subject(name)
-    found = channels(model, x)
+    model, x, found = named(name)
     draw = random.Random(seed)
     atoms = [a for g in found.groups for a in draw.sample(g.atoms, int(share * len(g.atoms)))]
     small = perform(model, found.remove(atoms))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,11 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lilliput.core.balance import balance
 from lilliput.core.layers import Resizable
 from lilliput.core.names import Names, spread, thin, varies
 
 Rule = Callable[["Follow", Any, tuple[Any, ...], dict[str, Any], Any], None]
 RULES: dict[str, Rule] = {}
+OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 KINDS: list[tuple[Callable[[Any], bool], Rule]] = []
 
 
@@ -44,13 +48,28 @@ def kind(belongs: Callable[[Any], bool]) -> Callable[[Rule], Rule]:
     return decorate
 
 
-class Follow(TorchDispatchMode):
-    """Carries names beside the tensors of one forward and collects `slots`: (site, axis, names) of every parameter met."""
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation that ran, where in the user's code, and its results with their names (without expanded copies)."""
 
-    def __init__(self, model: nn.Module) -> None:
+    op: str
+    place: str
+    results: list[tuple[Tensor, Tensor]]
+
+
+class Follow(TorchDispatchMode):
+    """Carries names beside the tensors of one forward and collects `slots`: (site, axis, names) of every parameter met.
+
+    With `trace`, `history` holds everything that ran.
+    """
+
+    def __init__(self, model: nn.Module, trace: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names = Names()
-        self.slots: list[tuple[str, str, Tensor]] = []
+        self._slots: dict[tuple[str, str], Tensor] = {}
+        self._even: list[tuple[Tensor, str]] = []  # names of grouped layers, (groups, channels), which shrink evenly
+        self.history: list[Step] | None = [] if trace else None
+        self.branches = False  # whether the branches that only training takes were followed as well
         self._names_of = WeakTensorKeyDictionary()
         self.origin = WeakTensorKeyDictionary()  # tensors computed from one parameter alone, of its shape up to order
         self._made: dict[str, tuple[Tensor, Tensor]] = {}  # in and out names of weighted layers already met
@@ -108,17 +127,15 @@ class Follow(TorchDispatchMode):
 
     def note(self, site: str, axis: str, names: Tensor) -> None:
         """Write down a slot; what is met twice (a shared layer, a weight and its bias) is one slot."""
-        for other_site, other_axis, other in self.slots:
-            if (other_site, other_axis) == (site, axis):
-                self.meet(other, names)
-                return
-        self.slots.append((site, axis, names))
+        if (met := self._slots.setdefault((site, axis), names)) is not names:
+            self.meet(met, names)
 
     def meet(self, first: Tensor, second: Tensor) -> None:
         """Join names of equal shape, and pin those that meet none: what stays there keeps them from going."""
         self.names.join(first, second)
         for one, other in ((first, second), (second, first)):
-            self.names.pin(one[other == 0], f"they share a place with channels that stay ({place()})")
+            if not other.all():
+                self.names.pin(one[other == 0], f"they share a place with channels that stay ({place()})")
 
     def pin(self, values: Any, why: str, *outputs: Any) -> None:
         """Pin whatever names stand in some arguments, and everything that will meet the outputs."""
@@ -150,7 +167,11 @@ class Follow(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if not self._asleep:
+            self._met.update(id(a) for a in args if id(a) in self._own)
             self._apply(func, args, kwargs, out)
+            if self.history is not None:
+                results = [(t.clone(), thin(self.of(t))) for t in tree_leaves(out) if isinstance(t, Tensor)]
+                self.history.append(Step(func._schema.name, place(), results))
         return out
 
     def _apply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -175,7 +196,18 @@ class Follow(TorchDispatchMode):
                 layer: nn.Module = owner  # type: ignore[assignment]
                 layer.register_forward_pre_hook(self._enter)
                 layer.register_forward_hook(self._leave)
+        self._own = {id(p) for p in model.parameters() if p.dim() > 1}
+        self._met: set[int] = set()
         self._paths = {module: path for path, module in model.named_modules()}
+
+    @property
+    def slots(self) -> list[tuple[str, str, Tensor]]:
+        """Every axis of a parameter that was met, with its names, in the order of the network."""
+        return [(site, axis, names) for (site, axis), names in self._slots.items()]
+
+    def unmet(self) -> bool:
+        """Whether a weight has not been used."""
+        return self._met != self._own
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         self._asleep += 1
@@ -193,7 +225,9 @@ class Follow(TorchDispatchMode):
         self.give(output, spread(outputs, output.shape, 1))
 
     def finish(self) -> None:
-        """Turn the names of free parameters into slots of their owners."""
+        """Make grouped layers shrink evenly, and turn the names of free parameters into slots of their owners."""
+        for blocks, why in self._even:
+            balance(self.names, blocks, why)
         for tensor, names in list(self._free.items()):
             path, owner = self.parameters[tensor]
             rooted = self.names.roots(names)
@@ -207,7 +241,7 @@ class Follow(TorchDispatchMode):
 
     # --- weighted layers ---------------------------------------------------------------------------------------------
 
-    def weighted(self, weight: Tensor, inputs: Tensor, outputs: int, dims: tuple[int, int]) -> Tensor:
+    def weighted(self, weight: Tensor, inputs: Tensor, outputs: int, dims: tuple[int, int], groups: int = 1) -> Tensor:
         """The names behind a layer with a weight: its slots are noted once; a shared weight keeps its names.
 
         `dims` are the dimensions of `weight` that run over outputs and inputs.
@@ -228,9 +262,22 @@ class Follow(TorchDispatchMode):
         made = self.names.fresh(outputs)
         self._made[path] = (inputs, made)
         self.makers.append(made)
-        for names, dim in ((made, dims[0]), (inputs, dims[1])):
-            self.note(*owned(path, owner, order[dim]), names)
+        self.note(*owned(path, owner, order[dims[0]]), made)
+        if groups == 1 or not self._in_groups(inputs, made, groups):
+            self.note(*owned(path, owner, order[dims[1]]), inputs)
         return made
+
+    def _in_groups(self, inputs: Tensor, made: Tensor, groups: int) -> bool:
+        """Where there are more groups than channels in one, whole groups go, inputs with outputs; else all shrink evenly."""
+        rows = [names.view(groups, -1) for names in (inputs, made)]
+        if groups <= min(each.shape[1] for each in rows):
+            why = f"its {groups} groups cannot lose equally many channels ({place()})"
+            self._even += [(each, why) for each in rows]
+            return False
+        for each in rows:
+            self.names.join_along(each, 1)
+        self.meet(rows[0][:, 0], rows[1][:, 0])
+        return True
 
 
 def owned(path: str, owner: nn.Module | None, dim: int) -> tuple[str, str]:
@@ -249,8 +296,21 @@ def place() -> str:
     """File and line of the user's code that runs now."""
     frame = sys._getframe(1)
     while frame is not None:
-        file = frame.f_code.co_filename
-        if "/torch/" not in file and "/lilliput/core/" not in file:
-            return f"{file.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+        if not frame.f_code.co_filename.startswith(OURS):
+            return _line(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return "unknown place"
+
+
+def origin(error: BaseException, form: str = "{}") -> str:
+    """File and line of the user's code in which an error arose, written in `form`; nothing where it is nobody's line."""
+    step, found = error.__traceback__, ""
+    while step is not None:
+        if not step.tb_frame.f_code.co_filename.startswith(OURS):
+            found = form.format(_line(step.tb_frame.f_code.co_filename, step.tb_lineno))
+        step = step.tb_next
+    return found
+
+
+def _line(file: str, number: int) -> str:
+    return f"{Path(file).name}:{number}"

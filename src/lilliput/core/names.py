@@ -36,19 +36,12 @@ class Names:
         """Declare names equal, position by position (shapes broadcast). Name 0 constrains nothing."""
         a, b = torch.broadcast_tensors(*(thin(t) for t in (first, second)))
         a, b = self.roots(a.reshape(-1)), self.roots(b.reshape(-1))
-        odd = (a != b) & (a != 0) & (b != 0)
-        if not odd.any():
-            return
-        pairs = torch.unique(torch.stack([a[odd], b[odd]], 1), dim=0)
-        for x, y in pairs.tolist():
-            x, y = self._root(x), self._root(y)
-            if x == y:
-                continue
-            low, high = min(x, y), max(x, y)
-            self._parent[high] = low
-            if high in self.reasons:
-                self.reasons.setdefault(low, self.reasons.pop(high))
-        self._shorten()
+        while (odd := (a != b) & (a != 0) & (b != 0)).any():
+            low, high = torch.minimum(a[odd], b[odd]), torch.maximum(a[odd], b[odd])
+            # Of several wishes for one name the smallest is granted; what that leaves open the next round finds.
+            self._parent.scatter_reduce_(0, high, low, "amin")
+            self._shorten()
+            a, b = self._parent[low], self._parent[high]
 
     def _shorten(self) -> None:
         """Point every name at its representative, so that chains never grow."""
@@ -68,10 +61,13 @@ class Names:
             if root:
                 self.reasons.setdefault(root, reason)
 
-    def _root(self, name: int) -> int:
-        while (above := int(self._parent[name])) != name:
-            name = above
-        return name
+    def pinned(self) -> dict[int, str]:
+        """The representatives of all names that must stay, with the first reason given."""
+        roots = self.roots(torch.tensor(list(self.reasons), dtype=torch.long)).tolist()
+        found: dict[int, str] = {}
+        for root, reason in zip(roots, self.reasons.values(), strict=True):
+            found.setdefault(root, reason)
+        return found
 
 
 def thin(names: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from lilliput.core.edits import Edit, Map, Resize, Swap
 from lilliput.core.layers import HOSTS, Mapped, MappedConv2d, MappedLinear, OutputMaps, output_hook, swaps
 from lilliput.core.maps import maps
 from lilliput.core.record import attach, record
-from lilliput.core.resize import resize, resize_tensor, size
+from lilliput.core.resize import find, resize_at
 from lilliput.errors import EditError, at
 
 
@@ -49,36 +49,11 @@ def bake(model: nn.Module) -> nn.Module:
 
 def _perform_one(model: nn.Module, edit: Edit, weights: bool) -> None:
     if isinstance(edit, Resize):
-        _resize(model, edit)
+        resize_at(model, edit)
     elif isinstance(edit, Swap):
         _swap(model, edit, weights)
     else:
         _map(model, edit, weights)
-
-
-def _resize(model: nn.Module, edit: Resize) -> None:
-    if not edit.keep:
-        raise EditError(f"removing every channel of `{edit.axis}` would cut the network; keep at least one")
-    if edit.axis.isdigit():
-        parent, _, name = edit.site.rpartition(".")
-        owner, dim = find(model, parent), int(edit.axis)
-        tensor = vars(owner)["_parameters"].get(name, vars(owner)["_buffers"].get(name))
-        if tensor is None:
-            raise EditError(f"the model has no parameter or buffer `{edit.site}`")
-        _check_range(edit, tensor.shape[dim] if dim < tensor.dim() else 0)
-        resize_tensor(owner, name, dim, edit.keep)
-        return
-    if edit.axis not in ("in", "out"):
-        raise EditError(f"the axis is `in` or `out`, not `{edit.axis}`")
-    layer = find(model, edit.site)
-    _check_range(edit, size(layer, edit.axis))
-    resize(layer, edit.axis, edit.keep)
-
-
-def _check_range(edit: Resize, channels: int | None) -> None:
-    ascending = all(a < b for a, b in zip(edit.keep, edit.keep[1:], strict=False))
-    if not ascending or edit.keep[0] < 0 or (channels is not None and edit.keep[-1] >= channels):
-        raise EditError(f"`keep` must ascend within 0..{(channels or 0) - 1}; it runs from {edit.keep[0]} to {edit.keep[-1]}")
 
 
 def _swap(model: nn.Module, edit: Swap, weights: bool) -> None:
@@ -164,14 +139,6 @@ def _output_maps(layer: nn.Module) -> nn.ModuleList:
 def _any_tensor(layer: nn.Module) -> torch.Tensor:
     """A tensor that tells an output map its device; a layer without any has none, and the CPU stands in."""
     return next(layer.parameters(), next(layer.buffers(), torch.empty(())))
-
-
-def find(model: nn.Module, site: str) -> nn.Module:
-    """The module at a dotted path."""
-    try:
-        return model.get_submodule(site)
-    except AttributeError:
-        raise EditError("the model has no such layer") from None
 
 
 def _put(model: nn.Module, site: str, layer: nn.Module) -> None:

@@ -36,15 +36,10 @@ def _convolution(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     inputs, outputs = f.vector(x, 1), out.shape[1]
     if groups > 1 and f.site(weight) is None:
         f.pin(x, "a grouped layer whose weight is computed during the forward", out)
-    elif groups > 1 and groups == x.shape[1] and not transposed:
+    elif groups > 1 and groups == x.shape[1]:
         _depthwise(f, weight, inputs, out)
-    elif groups > 1 and transposed:
-        f.pin(x, "a grouped transposed convolution", out)
     else:
-        made = f.weighted(weight, inputs, outputs, (1, 0) if transposed else (0, 1))
-        if groups > 1:  # groups shrink evenly: the same places leave every group
-            f.names.join_along(inputs.view(groups, -1), 0)
-            f.names.join_along(made.view(groups, -1), 0)
+        made = f.weighted(weight, inputs, outputs, (1, 0) if transposed else (0, 1), groups)
         _bias(f, weight, args[2], made)
         f.give(out, spread(made, out.shape, 1))
 
