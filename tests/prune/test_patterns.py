@@ -15,9 +15,7 @@ NAMES = ["weight", "kernel", "position", "filter", "1x2", "1x4", "2:4", "1:2"]
 
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(NAMES), st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 3]), st.data())
-def test_so_many_weights_go_and_what_goes_together_goes_together(
-    name: str, o: int, i: int, k: int, data: st.DataObject
-) -> None:
+def test_so_many_go_and_what_goes_together_goes_together(name: str, o: int, i: int, k: int, data: st.DataObject) -> None:
     grain, shape = pattern(name), (4 * o, 4 * i, k, k)
     scores = torch.rand(shape, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 99))))
     size = grain.size(shape)

@@ -94,6 +94,6 @@ def test_lamp_is_the_formula() -> None:
 
 
 def test_groups_count_with_their_weights() -> None:
-    layers = parts(size=1)[:2] + [Part("l2", torch.rand(32), 144, (32, 16, 3, 3))]
+    layers = [*parts()[:2], Part("l2", torch.rand(32), 144, (32, 16, 3, 3))]
     lost = groups_lost("global", layers, 0.5, cost)
     assert removed(lost, layers) == pytest.approx(0.5, abs=0.05)

@@ -98,7 +98,8 @@ def test_any_number_of_weights_can_go(zeros: int) -> None:
 @pytest.mark.parametrize(
     "layer",
     [nn.Conv2d(4, 6, 3, padding=1, stride=2, bias=False), nn.Conv2d(4, 6, 3, groups=2, dilation=2, bias=False),
-     nn.Conv2d(4, 4, (1, 3), padding="same", groups=4, bias=False), nn.Conv2d(4, 2, 3, padding=1, padding_mode="circular", bias=False),
+     nn.Conv2d(4, 4, (1, 3), padding="same", groups=4, bias=False),
+     nn.Conv2d(4, 2, 3, padding=1, padding_mode="circular", bias=False),
      nn.Linear(4, 3, bias=False)],
 )  # fmt: skip
 def test_columns_times_weights_is_the_layer(layer: nn.Module) -> None:

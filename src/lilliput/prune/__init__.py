@@ -10,6 +10,7 @@ from lilliput.prune.regrow import Regrow
 from lilliput.prune.retrain import gradual, iterative, one_shot, regrown
 from lilliput.prune.sparsify import Sparsify
 from lilliput.prune.weights import Weights
+from lilliput.prune.winograd import WinogradDomain
 from lilliput.registry import discover
 
 discover(__name__, __path__)
@@ -24,6 +25,7 @@ __all__ = [
     "Slim",
     "Sparsify",
     "Weights",
+    "WinogradDomain",
     "criteria",
     "gradual",
     "iterative",
