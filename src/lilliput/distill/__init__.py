@@ -4,6 +4,7 @@ from lilliput.distill.combine import Scheduled, Sum
 from lilliput.distill.contract import Distillation, Feature, Response, Seen, Turn
 from lilliput.distill.contrast import Contrast
 from lilliput.distill.feature import Attention, Factors, Flow, Hints, Similarity
+from lilliput.distill.inversion import synthesize
 from lilliput.distill.lesson import Ensemble, Lesson
 from lilliput.distill.relation import Angle, Correlation, Distance
 from lilliput.distill.response import Dist, Dkd, Hinton, Mutual, Standardized
@@ -41,4 +42,5 @@ __all__ = [
     "Survey",
     "Turn",
     "survey",
+    "synthesize",
 ]

@@ -1,0 +1,329 @@
+"""What a teacher is worth: every loss on one task, soft targets on 3 % of the data, recovery after compression, overhead.
+
+    python bench/distill.py losses [NAME...]   CIFAR-10, ResNet-56 teaches ResNet-20 and one that is 4x thinner
+    python bench/distill.py little             Fashion-MNIST, 3 % of the images (Hinton et al. 2015, section 4.1)
+    python bench/distill.py after              recovery after pruning at 2.6x, 3-bit weights and factorization at 2x
+    python bench/distill.py overhead           seconds of a Fit with and without a teacher; run it alone on the machine
+    python bench/distill.py table              writes bench/results/distill.json from what is there
+
+    --seeds 0,1,2  --epochs 6  --images 20000  --students thin,full  --from-weights
+
+Every run is a file in out/distill/<settings>; what is there is not done again, and a run that was stopped goes on from its last
+epoch. Within a part all runs see the same images in the same order for the same epochs; test accuracy is that of the last
+epoch, and nothing is chosen on it. One seed of all losses at a time, so that an early `table` is whole. On two cores the
+defaults take about 7 minutes for a run of `losses` on the thin student and 11 on the full one, 40 minutes for `little`, and
+40 minutes for `after`. Needs $LILLIPUT_WEIGHTS and the data where `lilliput data` finds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import lilliput as lp
+from lilliput import distill, recipe
+from lilliput.core.method import Method
+from lilliput.data import open_task
+from lilliput.data.splits import carve
+from lilliput.factor import Factorize
+from lilliput.measure import hardware, profile, versions
+from lilliput.measure.accuracy import accuracy
+from lilliput.opening import open_model
+from lilliput.prune import Channels
+from lilliput.quant import Quantize
+from lilliput.train import BatchNorm, Fit, fit
+
+ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "out/distill"
+WEIGHTS = Path(os.environ.get("LILLIPUT_WEIGHTS", "."))
+
+WARM = ((0.0, 0.0), (0.1, 1.0))
+HINTON = distill.Hinton()
+LOSSES: dict[str, distill.Distillation | None] = {
+    "none": None,
+    "hinton": HINTON,
+    "dkd": distill.Scheduled(distill.Dkd(), WARM),
+    "dist": distill.Dist(),
+    "standardized": distill.Standardized(distill.Hinton(temperature=2.0)),
+    "mutual": distill.Mutual(),
+    "fitnets": distill.Hints(),
+    "at": distill.Attention(),
+    "fsp": distill.Flow(adapt=True),
+    "sp": distill.Similarity(),
+    "ft": distill.Factors(),
+    "crd": distill.Contrast(),
+    "reviewkd": distill.Scheduled(distill.Review(), WARM),
+    "rkd_distance": distill.Distance(),
+    "rkd_angle": distill.Angle(),
+    "cc": distill.Correlation(),
+    "hinton + at": distill.Sum((HINTON, distill.Attention()), hard=0.1),
+    "hinton + crd": distill.Sum((HINTON, distill.Contrast()), hard=0.1),
+    "hinton + sp": distill.Sum((HINTON, distill.Similarity()), hard=0.1),
+}
+STUDENTS = {"thin": "resnet20:width=0.25", "full": "resnet20"}
+
+LITTLE = 0.03
+LITTLE_NET = "resnet8:channels=1"
+LITTLE_FITS: dict[str, Fit] = {
+    "hard labels": Fit(epochs=60, batch_size=64, lr=0.05),
+    "soft targets": Fit(epochs=60, batch_size=64, lr=0.05, distill=distill.Hinton(temperature=2.0, alpha=0.9)),
+    "soft targets, no labels": Fit(epochs=60, batch_size=64, lr=0.05, distill=distill.Hinton(temperature=2.0, alpha=1.0)),
+}
+
+AFTER: dict[str, tuple[Method, float]] = {
+    "pruning, 2.6x fewer multiply-adds": (Channels(keep=0.62, criterion="l2"), 0.02),
+    "3-bit weights": (Quantize(bits=3, activations=32), 0.005),
+    "factorization, 2x fewer multiply-adds": (Factorize(method="tucker2", macs=0.5), 0.01),
+}
+
+
+def cifar(images: int) -> lp.Task:
+    """A stratified part of CIFAR-10's training images; all test images."""
+    whole = open_task("cifar10")
+    if not images or images >= len(whole.train):
+        return whole
+    _, part = carve(whole.train.labels, images / len(whole.train), 0)
+    return lp.Task(whole.train.subset(part), whole.test, whole.val, name="cifar10, part")
+
+
+def trained(name: str, seed: int = 0) -> nn.Module:
+    """A network with the weights it comes with."""
+    return open_model(name, weights=WEIGHTS / f"{name}-cifar10.safetensors", seed=seed)
+
+
+def score(model: nn.Module, data: lp.Task) -> float:
+    """Test accuracy in percent."""
+    return 100 * accuracy(model, data.batches("test", 500)).value
+
+
+def once(path: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` gives, from the file where it is there; `make` gets a folder to keep unfinished work in."""
+    if not path.exists():
+        begun = path.with_suffix(".begun")
+        found = make(begun)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found) + "\n")
+        shutil.rmtree(begun, ignore_errors=True)
+    found = json.loads(path.read_text())
+    print(f"{found['name']:40} seed {found['seed']}  {found['accuracy']:.2f} %  {found.get('seconds', 0):.0f} s", flush=True)
+    return dict(found)
+
+
+def row(name: str, seed: int, done: Any, data: lp.Task, **more: Any) -> dict[str, Any]:
+    """What a run is worth."""
+    return {"name": name, "seed": seed, "accuracy": score(done.model, data), "history": done.history,
+            "seconds": round(sum(e["seconds"] for e in done.history), 1), **more}  # fmt: skip
+
+
+def losses(asked: argparse.Namespace) -> None:
+    """Every loss on every student."""
+    data, teacher = cifar(asked.images), trained("resnet56")
+    for seed in asked.seeds:
+        for student in asked.students:
+            for name in asked.names or LOSSES:
+                plan = Fit(epochs=asked.epochs, batch_size=128, lr=0.1, distill=LOSSES[name])
+
+                def make(folder: Path, name: str = name, seed: int = seed, student: str = student, plan: Fit = plan) -> Any:
+                    if asked.from_weights and student == "full":
+                        model = trained("resnet20")
+                    else:
+                        model = open_model(STUDENTS[student], seed=seed)
+                    peer = open_model(STUDENTS[student], seed=seed + 1000)  # a second student, as in the paper
+                    one = peer if name == "mutual" else teacher
+                    done = fit(model, data, plan, teacher=one, seed=seed, folder=folder)
+                    return row(f"{student}, {name}", seed, done, data, fit=plan.text())
+
+                once(losses_at(asked) / student / f"{name.replace(' + ', '_')}_{seed}.json", make)
+
+
+def losses_at(asked: argparse.Namespace) -> Path:
+    """Where the runs of these settings lie."""
+    return KEPT / f"losses_{asked.images}_{asked.epochs}{'_from_weights' if asked.from_weights else ''}"
+
+
+def little(asked: argparse.Namespace) -> None:
+    """A teacher of all images, and three ways to learn from 3 % of them. All see what the teacher's normalisation gives."""
+    whole, folder = open_task("fashion-mnist"), KEPT / "little"
+    for seed in asked.seeds:
+        full = Fit(epochs=5, batch_size=128, lr=0.1)
+        weights = folder / f"teacher_{seed}.lil"
+
+        def teach(begun: Path, seed: int = seed, full: Fit = full, weights: Path = weights) -> dict[str, Any]:
+            done = fit(open_model(LITTLE_NET, seed=seed), whole, full, seed=seed, folder=begun)
+            weights.parent.mkdir(parents=True, exist_ok=True)
+            lp.save(done.model, weights)
+            return row("all images, hard labels", seed, done, whole, fit=full.text(), images=len(whole.train))
+
+        once(folder / f"teacher_{seed}.json", teach)
+        _, part = carve(whole.train.labels, LITTLE, seed)
+        images = whole.train.subset(part)
+        data = lp.Task(images, whole.test, whole.val, normalize=(whole.mean, whole.std), name="fashion-mnist, 3 %")
+        for name, plan in LITTLE_FITS.items():
+
+            def learn(begun: Path, name: str = name, plan: Fit = plan, seed: int = seed, data: lp.Task = data) -> Any:
+                model, teacher = open_model(LITTLE_NET, seed=seed + 1000), lp.load(folder / f"teacher_{seed}.lil")
+                done = fit(model, data, plan, teacher=teacher, seed=seed, folder=begun)
+                return row(name, seed, done, data, fit=plan.text(), images=len(data.train))
+
+            once(folder / f"{name.replace(' ', '_').replace(',', '')}_{seed}.json", learn)
+
+
+def after(asked: argparse.Namespace) -> None:
+    """Each compression, then plain fine-tuning or learning from the network as it was."""
+    data, start = cifar(asked.images // 2), trained("resnet20")
+    epochs = max(1, asked.epochs // 2)
+    for seed in asked.seeds:
+        for name, (method, lr) in AFTER.items():
+            for how, loss in (("plain", None), ("distilled", HINTON)):
+                plan = Fit(epochs=epochs, batch_size=128, lr=lr, distill=loss)
+                settle = () if isinstance(method, Quantize) else (BatchNorm(),)  # norms are folded there
+                steps = (method, *settle, plan)
+
+                def make(begun: Path, name: str = name, how: str = how, seed: int = seed, steps: Any = steps) -> Any:
+                    place = recipe.Bench(data, after_at(asked) / "store", seed)
+                    made = recipe.run(start, recipe.Recipe(steps), place)
+                    counted = profile(made.model, data.example())
+                    return {"name": f"{name}, {how}", "compression": name, "how": how, "seed": seed,
+                            "accuracy": score(made.model, data), "macs": counted.macs, "bytes": counted.bytes,
+                            "steps": [s.text() for s in steps], "seconds": made.stages[-1].seconds}  # fmt: skip
+
+                once(after_at(asked) / f"{name.split(',')[0].replace(' ', '_')}_{how}_{seed}.json", make)
+
+
+def after_at(asked: argparse.Namespace) -> Path:
+    """Where the runs of these settings lie."""
+    return KEPT / f"after_{asked.images // 2}_{max(1, asked.epochs // 2)}"
+
+
+def overhead(asked: argparse.Namespace) -> None:
+    """Fits of a few batches, interleaved: a ResNet-20 alone, with a ResNet-20 as teacher, with one that is remembered."""
+    data, repeats = cifar(2560), 5
+    student, teacher = (open_model("resnet20", seed=s) for s in (0, 1))
+    plain, fixed = Fit(epochs=2, batch_size=128), Fit(epochs=2, batch_size=128, augment=False)
+    ways = {"alone": plain, "alone, not augmented": fixed}
+    for name, loss in LOSSES.items():
+        if loss is not None:
+            ways[name] = Fit(epochs=2, batch_size=128, distill=loss)
+    ways["hinton, remembered"] = Fit(epochs=2, batch_size=128, augment=False, distill=HINTON, cache_teacher=True)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, plan in ways.items():
+            seconds[name].append(fit(student, data, plan, teacher=teacher).history[-1]["seconds"])
+    found = {}
+    for name, times in seconds.items():
+        beside = seconds["alone, not augmented" if name == "hinton, remembered" else "alone"]
+        found[name] = {"seconds": times, "ratio": statistics.median(a / b for a, b in zip(times, beside, strict=True))}
+        print(f"{name:24} {statistics.median(times):6.2f} s  {found[name]['ratio']:.2f}x")
+    KEPT.mkdir(parents=True, exist_ok=True)
+    what = "the second epoch of 20 batches of 128, ResNet-20 taught by ResNet-20; medians of the ratios of interleaved runs"
+    result = {"what": what, "repeats": repeats, "ways": found, "hardware": hardware(), "versions": versions()}
+    (KEPT / "overhead.json").write_text(json.dumps(result) + "\n")
+
+
+def gathered(folder: Path, key: str = "name") -> dict[str, dict[int, dict[str, Any]]]:
+    """Every run below a folder, by name and seed."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for path in sorted(folder.rglob("*.json")) if folder.exists() else ():
+        if "store" not in path.parts and not path.parent.name.endswith(".begun"):
+            one = json.loads(path.read_text())
+            found.setdefault(one[key], {})[one["seed"]] = one
+    return found
+
+
+def summary(runs: dict[str, dict[int, dict[str, Any]]], baseline: str | None = None) -> list[dict[str, Any]]:
+    """One row a name: accuracies by seed, their mean and deviation, and points above a baseline of the same seeds."""
+    rows = []
+    for name, by_seed in runs.items():
+        right = [by_seed[s]["accuracy"] for s in sorted(by_seed)]
+        one: dict[str, Any] = {"name": name, "accuracy": statistics.mean(right), "by_seed": right, "seeds": sorted(by_seed),
+                               "spread": statistics.stdev(right) if len(right) > 1 else None}  # fmt: skip
+        one |= {k: v for k, v in by_seed[min(by_seed)].items() if k in ("fit", "macs", "bytes", "steps", "images")}
+        if baseline in runs:
+            gains = [by_seed[s]["accuracy"] - runs[baseline][s]["accuracy"] for s in by_seed if s in runs[baseline]]
+            one["points"] = statistics.mean(gains) if gains else None
+        rows.append(one)
+    return sorted(rows, key=lambda r: -r["accuracy"])
+
+
+def table(asked: argparse.Namespace) -> None:
+    """Everything that is there, in one file and on the screen."""
+    data = f"CIFAR-10, {asked.images:,} training images, {asked.epochs} epochs, batch 128; the last epoch, on test"
+    result: dict[str, Any] = {"losses": {"data": data, "students": {}}}
+    for student in STUDENTS:
+        runs = gathered(losses_at(asked) / student)
+        result["losses"]["students"][student] = summary(runs, f"{student}, none")
+    runs = gathered(KEPT / "little")
+    result["little"] = {"data": f"Fashion-MNIST, {LITTLE:.0%} of the training images", "rows": summary(runs, "hard labels"),
+                        "recovered": recovered(runs)}  # fmt: skip
+    runs = gathered(after_at(asked))
+    shorter = f"CIFAR-10, {asked.images // 2:,} training images, {max(1, asked.epochs // 2)} epochs, ResNet-20"
+    result["after"] = {"data": shorter, "rows": [pair for name in AFTER for pair in compared(runs, name)]}  # fmt: skip
+    if (KEPT / "overhead.json").exists():
+        result["overhead"] = json.loads((KEPT / "overhead.json").read_text())
+    result |= {"hardware": hardware(), "versions": versions()}
+    path = ROOT / "bench/results/distill.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    rows = [*result["losses"]["students"]["thin"], *result["losses"]["students"]["full"], *result["little"]["rows"]]
+    for r in rows:
+        spread = "" if r["spread"] is None else f" ± {r['spread']:.2f}"
+        points = "" if r.get("points") is None else f"  {r['points']:+.2f} points"
+        print(f"{r['name']:40} {r['accuracy']:.2f}{spread}{points}  ({len(r['seeds'])} seeds)")
+    for r in result["after"]["rows"]:
+        print(f"{r['name']:40} plain {r['plain']:.2f}, distilled {r['distilled']:.2f}: {r['points']:+.2f} points")
+    print(path.relative_to(ROOT))
+
+
+def recovered(runs: dict[str, dict[int, dict[str, Any]]]) -> list[float]:
+    """By seed, the share of what 3 % of the images lose with hard labels that soft targets win back."""
+    names = ("all images, hard labels", "hard labels", "soft targets")
+    seeds = sorted(set.intersection(*(set(runs.get(name, {})) for name in names)))
+    right = [[runs[name][seed]["accuracy"] for name in names] for seed in seeds]
+    return [(soft - hard) / (full - hard) for full, hard, soft in right]
+
+
+def compared(runs: dict[str, dict[int, dict[str, Any]]], name: str) -> list[dict[str, Any]]:
+    """The row of one compression, over the seeds that have both."""
+    sides = [runs.get(f"{name}, {how}", {}) for how in ("plain", "distilled")]
+    seeds = sorted(set(sides[0]) & set(sides[1]))
+    if not seeds:
+        return []
+    plain, taught = ([side[s]["accuracy"] for s in seeds] for side in sides)
+    one = sides[0][seeds[0]]
+    return [{"name": name, "seeds": seeds, "plain": statistics.mean(plain), "distilled": statistics.mean(taught),
+             "points": statistics.mean(taught) - statistics.mean(plain), "by_seed": {"plain": plain, "distilled": taught},
+             "macs": one["macs"], "bytes": one["bytes"], "steps": sides[1][seeds[0]]["steps"]}]  # fmt: skip
+
+
+PARTS = {"losses": losses, "little": little, "after": after, "overhead": overhead, "table": table}
+
+
+def main() -> None:
+    """One part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("names", nargs="*", help="losses to run; all by default")
+    parser.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--students", type=lambda text: text.split(","), default=["thin"])
+    parser.add_argument("--from-weights", action="store_true", help="the full student starts from its trained weights")
+    asked = parser.parse_args()
+    for name in (n for n in asked.names if n not in LOSSES):
+        parser.error(f"no loss is called `{name}`; there are {', '.join(LOSSES)}")
+    for student in (s for s in asked.students if s not in STUDENTS):
+        parser.error(f"no student is called `{student}`; there are {', '.join(STUDENTS)}")
+    torch.manual_seed(0)
+    PARTS[asked.part](asked)
+
+
+if __name__ == "__main__":
+    main()
