@@ -11,17 +11,22 @@ if TYPE_CHECKING:
 
     from lilliput.measure.counts import Layer, Profile
 
-_COLUMNS = ("layer", "kind", "input", "output", "params", "MACs", "bytes", "peak", "bits", "density", "calls")
+_COLUMNS = ("layer", "kind", "input", "output", "params", "MACs", "nonzero", "bytes", "peak", "bits", "density", "calls")
 
 
 def render(profile: Profile) -> Group:
-    """The table, how many layers it leaves out, and a last line that names what could not be counted."""
+    """The table, how many layers it leaves out, what could not be counted, and what zero weights are good for.
+
+    A network with zeros has one more column: the multiply-adds that are left without them.
+    """
     from rich.console import Group
     from rich.text import Text
 
     idle = sum(not _works(layer) for layer in profile.layers)
     lines = [f"and {idle} layers without parameters or multiply-adds"] if idle else []
     lines.append(_uncounted(profile))
+    if _is_sparse(profile):
+        lines.append(_zeros(profile))
     return Group(_table(profile), *(Text(line) for line in lines))
 
 
@@ -56,11 +61,14 @@ def _table(profile: Profile) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
-    for title, footer in zip(_COLUMNS, _totals(profile), strict=True):
+    shown = [title for title in _COLUMNS if title != "nonzero" or _is_sparse(profile)]
+    totals = dict(zip(_COLUMNS, _totals(profile), strict=True))
+    for title in shown:
         right = title not in _COLUMNS[:4]
-        table.add_column(title, footer, justify="right" if right else "left", no_wrap=right, overflow="fold")
+        table.add_column(title, totals[title], justify="right" if right else "left", no_wrap=right, overflow="fold")
     for layer in filter(_works, profile.layers):
-        table.add_row(*_cells(layer))
+        cells = dict(zip(_COLUMNS, _cells(layer), strict=True))
+        table.add_row(*(cells[title] for title in shown))
     return table
 
 
@@ -72,6 +80,7 @@ def _cells(layer: Layer) -> tuple[str, ...]:
         _shape(layer.output_shape),
         amount(layer.params),
         amount(layer.macs),
+        amount(layer.effective_macs),
         amount(layer.bytes, "B"),
         amount(layer.peak_activation_bytes, "B"),
         "" if layer.bits is None else f"{layer.bits:g}",
@@ -82,12 +91,25 @@ def _cells(layer: Layer) -> tuple[str, ...]:
 
 def _totals(profile: Profile) -> tuple[str, ...]:
     density = profile.effective_macs / profile.macs if profile.macs else 1.0
-    counts = (amount(profile.params), amount(profile.macs), amount(profile.bytes, "B"))
+    counts = (amount(profile.params), amount(profile.macs), amount(profile.effective_macs), amount(profile.bytes, "B"))
     return ("total", "", "", "", *counts, amount(profile.peak_activation_bytes, "B"), "", f"{density:.3g}", "")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "" if shape is None else "x".join(str(n) for n in shape)
+
+
+def _is_sparse(profile: Profile) -> bool:
+    """Whether zeros are worth a word; integer weights always hold some."""
+    return profile.effective_macs < 0.95 * profile.macs
+
+
+def _zeros(profile: Profile) -> str:
+    return (
+        f"{1 - profile.effective_macs / profile.macs:.1%} of the multiply-adds have a weight of zero. ONNX Runtime, PyTorch and "
+        "ExecuTorch execute these too, so none of them gets faster; kernels made for sparse weights do, and 2:4 on sparse "
+        "tensor cores. Bytes count every weight."
+    )
 
 
 def _uncounted(profile: Profile) -> str:
