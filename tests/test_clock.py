@@ -12,7 +12,9 @@ from torch import nn
 from lilliput import zoo
 from lilliput.clock import Clock, latency, structure
 from lilliput.errors import ConfigError, ModelError, UnknownName
+from lilliput.measure.shape_times import LayerShape
 from lilliput.prune import Channels
+from lilliput.prune.timed import LayerClock
 from lilliput.quant import Quantize
 
 
@@ -80,3 +82,25 @@ def test_what_cannot_be_timed() -> None:
         latency("net.lil", images(1))
     with pytest.raises(ModelError, match="no such file"):
         latency("absent.onnx", images(1))
+
+
+def test_a_ratio_is_measured_once_for_each_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(images(1), "torch")
+    measured = []
+    compare = clock.compare
+    monkeypatch.setattr(clock, "compare", lambda models: measured.append(models) or compare(models))
+    first = clock.ratio(dry(tiny(width=5)), dry(tiny()))
+    assert first > 0 and clock.ratio(dry(tiny(seed=1, width=5)), dry(tiny(seed=2))) == first and len(measured) == 1
+    clock.ratio(dry(tiny()), dry(tiny(width=5)))
+    assert len(measured) == 2
+
+
+def test_times_of_layers_are_kept_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LILLIPUT_CACHE", str(tmp_path))
+    shapes = [LayerShape.of(nn.Conv2d(3, 4, 3), (1, 3, 8, 8)), LayerShape.of(nn.Linear(8, 4), (1, 8))]
+    times = Clock(images(1)).layers(shapes)
+    assert all(ms > 0 for ms in times) and len(list((tmp_path / "layer_times").iterdir())) == 1
+    assert Clock(images(1)).layers(shapes) == times
+    assert isinstance(Clock(images(1)), LayerClock)
+    with pytest.raises(ConfigError, match="this clock's runtime is `torch`"):
+        Clock(images(1), "torch").layers(shapes)

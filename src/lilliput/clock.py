@@ -6,17 +6,19 @@ import hashlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from lilliput.core.record import record
+from lilliput.data.cache import root
 from lilliput.errors import ConfigError, UnknownName
 from lilliput.export import export
-from lilliput.measure.latency import Latency, time_files, time_modules
+from lilliput.measure.latency import Latency, Ratio, time_files, time_modules
 from lilliput.measure.layer_times import LayerTime, layer_times
+from lilliput.measure.shape_times import LayerShape, ShapeTimes
 
 RUNTIMES = ("onnxruntime", "torch", "executorch")
 
@@ -53,13 +55,15 @@ class Clock:
     """Milliseconds of models on one example and runtime: `clock(model)` is the median.
 
     Times do not depend on the numbers in the weights, so a model is measured once for each structure. What was exported is
-    kept as long as the clock, in a folder that goes with it.
+    kept as long as the clock, in a folder that goes with it. Times of single layers are kept in the cache, by machine.
     """
 
     def __init__(self, example: Tensor, runtime: str = "onnxruntime", threads: int = 1) -> None:
         _check(runtime)
         self.example, self.runtime, self.threads = example, runtime, threads
         self._times: dict[str, Latency] = {}
+        self._ratios: dict[tuple[str, str], float] = {}
+        self._shapes: ShapeTimes | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="lilliput-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._files: dict[str, Path] = {}
@@ -76,6 +80,24 @@ class Clock:
         if self.runtime == "torch":
             return time_modules(models, self.example, threads=self.threads)
         return time_files({name: self._file(model) for name, model in models.items()}, self.example, threads=self.threads)
+
+    def ratio(self, model: nn.Module, baseline: nn.Module) -> float:
+        """The time of a model as a share of the baseline's: both measured in turns, once for each pair of structures."""
+        key = (structure(model), structure(baseline))
+        if key not in self._ratios:
+            times = self.compare({"it": model, "baseline": baseline})
+            self._ratios[key] = Ratio.of(times["it"], times["baseline"]).median
+        return self._ratios[key]
+
+    def layers(self, shapes: Sequence[LayerShape]) -> list[float]:
+        """Milliseconds of single layers by their shape, from the cache or measured now; of ONNX Runtime alone."""
+        if self.runtime != "onnxruntime":
+            raise ConfigError(
+                f"times of single layers are measured on `onnxruntime`, and this clock's runtime is `{self.runtime}`"
+            )
+        if self._shapes is None:
+            self._shapes = ShapeTimes(root(), self.threads)
+        return self._shapes(shapes)
 
     def _file(self, model: nn.Module) -> Path:
         key = structure(model)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from lilliput.config import config
@@ -15,11 +14,12 @@ from lilliput.core.channels import Group, channels
 from lilliput.core.edits import Edit
 from lilliput.core.method import Look, Method
 from lilliput.errors import ConfigError, ModelError
-from lilliput.prune.amounts import SPREAD, counts
+from lilliput.prune.amounts import Amount, counts
 from lilliput.prune.criteria import criteria
 from lilliput.prune.evidence import JOIN, PER, Evidence
 from lilliput.prune.reconstruct import compensate, consumers
 from lilliput.prune.slices import makes
+from lilliput.prune.thinning import Thinning
 
 SCOPES = ("all", "inner")
 
@@ -34,10 +34,13 @@ class Channels(Method):
     weights, or one over `images` images.
 
     keep       share of channels in (0, 1]; or shares by group name pattern, `{"layer1.*": 0.5}`, others staying whole
+    macs, params, bytes, latency   instead of `keep`: the share of the network's cost that may stay, in (0, 1]; the gentlest
+               thinning that reaches it. Counts are exact; latency is measured against the given network, and met within 5 %
     criterion  l1, l2, group_norm, fpgm, bn_scale, random from the weights; activation, apoz, pca from what layers read;
                taylor, fisher, hessian, dcp from the loss; thinet, lasso from what the next layers would miss
                (prune/criteria, prune/activity, prune/losses, prune/next_layer)
-    allocate   uniform, or global (scores compared across layers; no group falls below a tenth of its channels)
+    allocate   uniform, global (scores compared across layers; no group falls below a tenth of its channels), or latency:
+               the widths that save most time for the worth lost, by a table of layer times measured on this machine
     couple     mean, max or sum of an atom's scores over the layers that show it
     per        channel, macs or memory: scores are divided by what leaves with the channel, so that `global` weighs worth
                against cost
@@ -50,7 +53,7 @@ class Channels(Method):
     Li et al. 2017, arXiv:1608.08710; coupling through additions as in Fang et al. 2023, "DepGraph", arXiv:2301.12900.
     """
 
-    identity: ClassVar[dict[str, Any]] = {"keep": 1.0}
+    identity: ClassVar[dict[str, Any]] = {"keep": 1.0, "macs": None, "params": None, "bytes": None, "latency": None}
 
     keep: float | dict[str, float] = 1.0
     criterion: str = "l1"
@@ -59,6 +62,10 @@ class Channels(Method):
     per: str = "channel"
     images: int = 512
     compensate: bool = False
+    macs: float | None = None
+    params: float | None = None
+    bytes: float | None = None
+    latency: float | None = None
     multiple: int = 1
     scope: str = "all"
     skip: tuple[str, ...] = ()
@@ -66,18 +73,14 @@ class Channels(Method):
     def check(self) -> None:
         """Raise `ConfigError` for options that can never work."""
         criteria[self.criterion]
-        for share in self.keep.values() if isinstance(self.keep, dict) else (self.keep,):
-            if not 0 < share <= 1:
-                raise ConfigError(f"`keep` (={share}) is the share of channels that stays, above 0 and at most 1")
+        self._amount.check()
         for option, value, known in (
-            ("allocate", self.allocate, SPREAD), ("couple", self.couple, JOIN), ("scope", self.scope, SCOPES),
-            ("per", self.per, PER),
+            ("couple", self.couple, JOIN), ("scope", self.scope, SCOPES), ("per", self.per, PER),
         ):  # fmt: skip
             if value not in known:
                 raise ConfigError(f"`{option}` (={value}) is one of {', '.join(known)}")
-        for option, number in (("multiple", self.multiple), ("images", self.images)):
-            if number < 1:
-                raise ConfigError(f"`{option}` (={number}) is at least 1")
+        if self.images < 1:
+            raise ConfigError(f"`images` (={self.images}) is at least 1")
 
     def plan(self, model: nn.Module, look: Look) -> list[Edit]:
         """One `Resize` for every layer axis that loses channels.
@@ -88,32 +91,29 @@ class Channels(Method):
         self._check_skipped(model)
         found = channels(model, look.example)
         groups = [g for g in found.groups if not self._stays(model, g)]
-        if self._asks() and not groups:
+        if self._amount.asks and not groups:
             raise ModelError(_nothing(found))
-        if not self._asks():
+        if not self._amount.asks:
             return []
         scores = Evidence(model, groups, look, self.images).scores(criteria[self.criterion], self.couple, self.per)
-        kept = counts(model, look, groups, scores, keep=self.keep, allocate=self.allocate, multiple=self.multiple)
-        gone: list[int] = []
-        for group, worth, count in zip(groups, scores, kept, strict=True):
-            order = torch.argsort(worth, descending=True, stable=True)
-            gone += [group.atoms[i] for i in order[count:].tolist()]
-        if not gone:
+        thinning = Thinning(model, look.example, found, groups, scores)
+        edits = thinning.edits(counts(thinning, self._amount, look))
+        if not edits:
             sizes = ", ".join(str(n) for n in sorted({len(g.atoms) for g in groups}))
             raise ConfigError(
                 f"`keep` (={self.keep}) leaves every group whole at `multiple` (={self.multiple}): they have {sizes} channels. "
                 "Keep fewer, or lower `multiple`."
             )
-        return list(found.remove(gone))
+        return list(edits)
 
     def refit(self, before: nn.Module, after: nn.Module, look: Look) -> None:
         """Least-squares compensation, if it is asked for."""
         if self.compensate and consumers(before, after):
             compensate(before, after, look.need_batches("`compensate`", self.images), seed=look.seed)
 
-    def _asks(self) -> bool:
-        """Whether any channel should leave at all."""
-        return any(share < 1 for share in (self.keep.values() if isinstance(self.keep, dict) else (self.keep,)))
+    @property
+    def _amount(self) -> Amount:
+        return Amount(self.keep, self.macs, self.params, self.bytes, self.latency, self.allocate, self.multiple)
 
     def _check_skipped(self, model: nn.Module) -> None:
         names = [name for name, _ in (*model.named_modules(), *model.named_parameters())]
