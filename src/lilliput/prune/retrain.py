@@ -60,7 +60,8 @@ def rising(weights: Weights, rounds: int) -> list[float]:
     """The rate after each round."""
     if rounds < 1:
         raise ConfigError(f"`rounds` (={rounds}) must be at least 1")
-    return [1 - (1 - _rate(weights)) ** (k / rounds) for k in range(1, rounds)] + [_rate(weights)]
+    # Rounded, so that recipes of three and of four rounds to the same rates begin with the same text.
+    return [round(1 - (1 - _rate(weights)) ** (k / rounds), 6) for k in range(1, rounds)] + [_rate(weights)]
 
 
 def _rate(weights: Weights) -> float:
