@@ -13,7 +13,7 @@ SRC = Path(__file__).parent.parent / "src"
 HEAVY = {"matplotlib", "onnx", "onnxruntime", "plotly"}
 NAMED = {
     *("Fit", "Recipe", "Task", "bake", "compress", "edits", "export", "latency", "load", "perform", "profile", "save"),
-    *("distill", "prune", "quant", "testing", "zoo"),
+    *("distill", "factor", "prune", "quant", "testing", "zoo"),
 }
 
 pytestmark = pytest.mark.skipif(not (SRC / "lilliput" / "__init__.py").exists(), reason="the package has no __init__.py yet")

@@ -11,7 +11,7 @@ lp.export(small, example, "small.onnx")
 from importlib.metadata import version
 
 # Packages first: where a function has the name of its package (`export`), the function is what the name must mean.
-from lilliput import distill, kernels, prune, quant, zoo
+from lilliput import distill, factor, kernels, prune, quant, zoo
 from lilliput.clock import latency
 from lilliput.core.method import Look
 from lilliput.core.perform import bake, perform
@@ -43,6 +43,7 @@ __all__ = [
     "edits",
     "evaluate",
     "export",
+    "factor",
     "fit",
     "kernels",
     "latency",

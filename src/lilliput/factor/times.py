@@ -1,0 +1,87 @@
+"""What layers take, on the clock of the look: so that a layer is factorized only where that is faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
+from lilliput.core.perform import perform
+from lilliput.factor.chain import spec_of
+from lilliput.factor.ranks import Rung
+from lilliput.factor.shape import Link, Pair
+from lilliput.factor.sites import Site
+from lilliput.measure.shape_times import LayerShape
+
+FEW = 6  # ranks of a layer that are tried where every one means timing a whole network
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A clock that also knows what single layers take."""
+
+    def layers(self, shapes: Sequence[LayerShape]) -> list[float]:
+        """Milliseconds of each shape."""
+        ...
+
+
+def times(
+    model: nn.Module, ladders: Sequence[tuple[Site, list[Rung]]], clock: Callable[[nn.Module], float], batch: int
+) -> list[tuple[float, list[float]]]:
+    """Milliseconds of each layer as it is, and of each of its rungs, in the order of the ladders.
+
+    From the clock's table of layers where it has one. Any other clock times the whole network with that one change, and a
+    layer is taken to take what its fastest rung saves.
+    """
+    if isinstance(clock, Layered):
+        table = clock.layers
+        shapes = [[_shapes(site.links, site, batch), *[_shapes(_links(site, r), site, batch) for r in rungs]]
+                  for site, rungs in ladders]  # fmt: skip
+        known = dict(zip(flat := [s for site in shapes for rung in site for s in rung], table(flat), strict=True))
+        totals = [[sum(known[s] for s in rung) for rung in site] for site in shapes]
+        return [(own, rungs) for own, *rungs in totals]
+    whole = clock(model)
+    added = [[clock(perform(model, edits(site, rung), weights=False)) - whole for rung in rungs] for site, rungs in ladders]
+    owns = [max(0.0, -min(rungs, default=0.0)) for rungs in added]
+    return [(own, [own + ms for ms in rungs]) for own, rungs in zip(owns, added, strict=True)]
+
+
+def thinned(rungs: list[Rung], clock: Callable[[nn.Module], float]) -> list[Rung]:
+    """The rungs worth timing: all where there is a table, else a few, evenly by what they lose."""
+    if isinstance(clock, Layered) or len(rungs) <= FEW:
+        return rungs
+    ordered = sorted(rungs, key=lambda r: (r.error, r.macs))
+    return [ordered[round(i * (len(ordered) - 1) / (FEW - 1))] for i in range(FEW)]
+
+
+def edits(site: Site, rung: Rung) -> list:  # type: ignore[type-arg]
+    """The edits that put a rung at its site."""
+    return rung.form.edits(site.name, spec_of(rung.ranks, rung.options, rung.form.options))
+
+
+def _links(site: Site, rung: Rung) -> list[Link]:
+    return rung.form.links(site.seen, rung.ranks, **rung.options)
+
+
+def _shapes(links: Sequence[Link], site: Site, batch: int) -> list[LayerShape]:
+    """The shapes of a chain's links, for every time the layer runs."""
+    found = []
+    for size in site.sizes:
+        for link in links:
+            found.append(_shape(link, size, site.seen.linear, batch))
+            size = link.after(size)
+    return found
+
+
+def _shape(link: Link, size: Pair, linear: bool, batch: int) -> LayerShape:
+    if linear:
+        return LayerShape("linear", link.inputs, link.outputs, (size[0],), batch=batch)
+    if isinstance(link.padding, str):
+        whole = [d * (k - 1) if link.padding == "same" else 0 for d, k in zip(link.dilation, link.kernel, strict=True)]
+        pads = (*(n // 2 for n in whole), *(n - n // 2 for n in whole))
+    else:
+        pads = (*link.padding, *link.padding)
+    return LayerShape(
+        "conv", link.inputs, link.outputs, size, link.kernel, link.stride, link.dilation, pads, link.groups, batch
+    )
