@@ -37,6 +37,7 @@ TWINS = {
 LEARNERS = [
     "squeezenet_32",
     "squeezenet_32:bypass=complex",
+    "squeezenet_32:norm=true",
     "mobilenet_v1_32:width=0.25",
     "mobilenet_v2_32:width=0.25",
     "mobilenet_v2_32:linear=false,shortcut=expansion,width=0.25",

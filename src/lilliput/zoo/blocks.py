@@ -107,17 +107,23 @@ class SpatialSeparable(nn.Sequential):
         self.horizontal = ConvNorm(middle, outputs, (1, kernel), (1, stride))
 
 
+def normed(conv: nn.Conv2d, norm: bool = True) -> nn.Module:
+    """A convolution with a batch norm behind it, or, without `norm`, itself."""
+    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels)) if norm else conv
+
+
 class Fire(nn.Module):
     """Squeeze to few channels by 1x1, expand by 1x1 and 3x3 side by side. Tensor names as in torchvision.
 
+    `norm` puts a batch norm behind every convolution, which the paper lacks and short training needs.
     Iandola et al. 2016, arXiv:1602.07360
     """
 
-    def __init__(self, inputs: int, squeeze: int, expand1x1: int, expand3x3: int) -> None:
+    def __init__(self, inputs: int, squeeze: int, expand1x1: int, expand3x3: int, norm: bool = False) -> None:
         super().__init__()
-        self.squeeze = nn.Conv2d(inputs, squeeze, 1)
-        self.expand1x1 = nn.Conv2d(squeeze, expand1x1, 1)
-        self.expand3x3 = nn.Conv2d(squeeze, expand3x3, 3, padding=1)
+        self.squeeze = normed(nn.Conv2d(inputs, squeeze, 1), norm)
+        self.expand1x1 = normed(nn.Conv2d(squeeze, expand1x1, 1), norm)
+        self.expand3x3 = normed(nn.Conv2d(squeeze, expand3x3, 3, padding=1), norm)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.squeeze(x))

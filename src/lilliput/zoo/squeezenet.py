@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lilliput.errors import ConfigError
-from lilliput.zoo.blocks import Fire, initialize
+from lilliput.zoo.blocks import Fire, initialize, normed
 from lilliput.zoo.catalog import arch
 
 PAPER = "Iandola et al. 2016, arXiv:1602.07360"
@@ -30,19 +30,22 @@ class Bypassed(nn.Module):
 class SqueezeNet(nn.Module):
     """A stem, eight fire modules with pools in front of those in `pools` (counted from 2), a 1x1 classifier.
 
-    `bypass` is `none`, `simple` (identity around fire 3, 5, 7, 9) or `complex` (and a 1x1 around the others).
+    `bypass` is `none`, `simple` (identity around fire 3, 5, 7, 9) or `complex` (and a 1x1 around the others); `norm` puts a
+    batch norm behind the stem and the convolutions of fire modules.
     """
 
-    def __init__(self, stem: nn.Conv2d, pools: tuple[int, ...], classes: int, bypass: str, dropout: float) -> None:
+    def __init__(
+        self, stem: nn.Conv2d, pools: tuple[int, ...], classes: int, bypass: str, dropout: float, norm: bool = False
+    ) -> None:
         super().__init__()
         if bypass not in ("none", "simple", "complex"):
             raise ConfigError(f"`bypass` (={bypass!r}) is none of `none`, `simple`, `complex`")
-        layers: list[nn.Module] = [stem, nn.ReLU()]
+        layers: list[nn.Module] = [normed(stem, norm), nn.ReLU()]
         inputs = stem.out_channels
         for number, squeeze in enumerate(SQUEEZE, 2):
             if number in pools:
                 layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
-            layers.append(_fire(inputs, squeeze, bypass))
+            layers.append(_fire(inputs, squeeze, bypass, norm))
             inputs = 8 * squeeze
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(inputs, classes, 1), nn.ReLU())
@@ -53,8 +56,8 @@ class SqueezeNet(nn.Module):
         return self.classifier(self.features(x)).mean((2, 3))  # type: ignore[no-any-return]
 
 
-def _fire(inputs: int, squeeze: int, bypass: str) -> nn.Module:
-    fire, outputs = Fire(inputs, squeeze, 4 * squeeze, 4 * squeeze), 8 * squeeze
+def _fire(inputs: int, squeeze: int, bypass: str, norm: bool) -> nn.Module:
+    fire, outputs = Fire(inputs, squeeze, 4 * squeeze, 4 * squeeze, norm), 8 * squeeze
     if bypass != "none" and inputs == outputs:
         return Bypassed(fire, nn.Identity())
     if bypass == "complex":
@@ -87,6 +90,8 @@ def squeezenet_complex(classes: int = 1000, channels: int = 3, dropout: float = 
 
 
 @arch("squeezenet_32", input=(3, 32, 32), paper=PAPER)
-def squeezenet_32(classes: int = 10, channels: int = 3, bypass: str = "none", dropout: float = 0.0) -> nn.Module:
+def squeezenet_32(
+    classes: int = 10, channels: int = 3, bypass: str = "none", dropout: float = 0.0, norm: bool = False
+) -> nn.Module:
     """SqueezeNet 1.1 for 32x32 images: stem of stride 1, no pool behind it, 8x8 pixels at the end."""
-    return SqueezeNet(nn.Conv2d(channels, 64, 3, 1, 1), (4, 6), classes, bypass, dropout)
+    return SqueezeNet(nn.Conv2d(channels, 64, 3, 1, 1), (4, 6), classes, bypass, dropout, norm)
