@@ -57,7 +57,7 @@ def test_widths_that_the_runtime_likes_are_chosen() -> None:
     assert {w % 8 for w in widths(Channels(latency=0.4, allocate="latency")(net("resnet20"), seen))} == {0}
 
 
-@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2_32:width=0.5"])
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2_32:width=0.25"])
 def test_at_equal_multiply_adds_it_is_faster_than_uniform(name: str) -> None:
     model = net(name)
     seen, clock = look()
@@ -141,6 +141,14 @@ def test_confirming_corrects_a_wrong_prediction() -> None:
 
     (kept,) = confirm(lambda aim: (max(int(1000 * aim), 1),), lambda c: c[0] / 1000, measured, 0.5)
     assert 0.475 <= 0.3 + 0.7 * (kept / 1000) ** 2 <= 0.5 and len(tried) <= 5
+
+
+def test_a_network_that_gets_slower_at_first_is_thinned_further() -> None:
+    def measured(counts: tuple[int, ...]) -> float:
+        return 1.2 if counts[0] > 400 else counts[0] / 500
+
+    (kept,) = confirm(lambda aim: (max(int(1000 * aim), 1),), lambda c: c[0] / 1000, measured, 0.6)
+    assert 0.57 <= kept / 500 <= 0.6
 
 
 def test_candidates_are_few_and_hold_the_whole() -> None:

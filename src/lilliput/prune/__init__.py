@@ -7,7 +7,8 @@ from lilliput.prune.layers import Layers
 from lilliput.prune.lottery import Rewind, lottery
 from lilliput.prune.penalty import GroupLasso, Slim
 from lilliput.prune.regrow import Regrow
-from lilliput.prune.retrain import gradual, iterative, one_shot, regrown
+from lilliput.prune.retrain import gradual, one_shot, regrown
+from lilliput.prune.schedules import greedy, iterative
 from lilliput.prune.sparsify import Sparsify
 from lilliput.prune.weights import Weights
 from lilliput.prune.winograd import WinogradDomain
@@ -28,6 +29,7 @@ __all__ = [
     "WinogradDomain",
     "criteria",
     "gradual",
+    "greedy",
     "iterative",
     "lottery",
     "one_shot",

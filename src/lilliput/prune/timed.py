@@ -165,12 +165,12 @@ def confirm(
 
 def _corrected(points: Sequence[tuple[float, float]], goal: float) -> float:
     """The prediction that should measure as the goal."""
-    above = min((p for p in points if p[1] > goal), key=lambda p: p[1])
-    below = max((p for p in points if p[1] <= goal), key=lambda p: p[1], default=None)
+    above = min((p for p in points if p[1] > goal), key=lambda point: point[1])
+    below = max((p for p in points if p[1] <= goal), key=lambda point: point[1], default=None)
     if below is None:
-        above, below = (1.0, 1.0), above
-        if below == above or below[0] >= 1:
-            return goal * goal
+        above, below = (1.0, 1.0), min(points)
+        if below[1] >= 1:  # no faster than the whole, and so no line to go by
+            return below[0] * goal
     slope = (above[0] - below[0]) / (above[1] - below[1]) if above[1] != below[1] else 1.0
     return max(below[0] + (goal - below[1]) * slope, 0.0)
 
