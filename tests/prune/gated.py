@@ -32,6 +32,28 @@ class Small(nn.Module):
         return self.fc(torch.tanh(self.grouped(x)).flatten(1))
 
 
+class Odd(nn.Module):
+    """A layer that runs twice, channels that only a product of activations reads, a transposed layer, a bare weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 6, 3)
+        self.twice = nn.Conv2d(6, 6, 1)
+        self.queries, self.keys = nn.Conv2d(6, 5, 1), nn.Conv2d(6, 5, 1)
+        self.up, self.mix = nn.ConvTranspose2d(6, 7, 2), nn.Linear(7, 4)
+        self.bare = nn.Parameter(torch.randn(5, 6, 1, 1))
+        self.last = nn.Conv2d(5, 3, 1)
+        self.head = nn.Linear(36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.twice(torch.relu(self.twice(torch.relu(self.stem(x))))))
+        lines = F.adaptive_avg_pool2d(x, (6, 1)).flatten(2, 3).unsqueeze(3)
+        product = torch.bmm(self.queries(lines).flatten(2).mT, self.keys(lines).flatten(2))
+        free = self.last(torch.relu(F.conv2d(x, self.bare))).mean((2, 3))
+        up = self.mix(torch.relu(self.up(x)).mean((2, 3)))[:, :3]
+        return self.head(product.flatten(1)) + free + up
+
+
 def small(seed: int = 0) -> Small:
     """The network with norms of its own, in double precision and eval mode."""
     with torch.random.fork_rng():

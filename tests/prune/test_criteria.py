@@ -8,7 +8,7 @@ from functools import cache, partial
 import pytest
 import torch
 import torch.nn.functional as F
-from gated import gated, look, loss_by_gates, losses_by_gates, small
+from gated import Odd, gated, look, loss_by_gates, losses_by_gates, small
 from torch import Tensor, nn
 
 from lilliput import testing
@@ -263,6 +263,17 @@ def test_cost_is_what_the_profile_loses_with_a_channel() -> None:
 def test_random_follows_the_seed() -> None:
     first, same, other = (scored(small(), "random", look(seed=s))["stem"] for s in (0, 0, 1))
     assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", [n for n in criteria if n != "bn_scale"])
+def test_layers_that_run_twice_and_readers_that_are_no_layers(name: str) -> None:
+    torch.manual_seed(0)
+    method, model = Channels(keep=0.5, criterion=name), Odd().double()
+    if criteria[name].needs in ("readings", "contributions"):
+        with pytest.raises(ConfigError, match="no layer shows them for the channels of `queries`"):
+            method.plan(model, LOOK)
+        method = replace(method, skip=("queries",))
+    assert method(model, LOOK)(LOOK.example).shape == (1, 3)
 
 
 @pytest.mark.parametrize("name", list(criteria))

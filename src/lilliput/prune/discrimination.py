@@ -57,13 +57,14 @@ def dcp(seen: Reading) -> Tensor:
 
 def _classifier(seen: Reading) -> tuple[Tensor, Tensor]:
     """The auxiliary classifier, (classes, k), and the slope of its cross-entropy by its outputs at W = 0, (images, classes)."""
-    wanted = F.one_hot(seen.labels).to(seen.outputs)
-    centred = seen.outputs - seen.outputs.mean(0)
+    means = seen.outputs.double()
+    wanted = F.one_hot(seen.labels).to(means)
+    centred = means - means.mean(0)
     square = centred.mT @ centred / len(centred)
     ridge = RIDGE * square.diagonal().mean().clamp(min=torch.finfo(square.dtype).tiny)
     error = wanted.mean(0) - wanted  # without inputs, the bias alone says how frequent each class is
     head = torch.linalg.solve(square + ridge * torch.eye(len(square)).to(square), centred.mT @ -error / len(centred)).mT
-    return head, error
+    return head.to(seen.inputs), error.to(seen.inputs)
 
 
 @kinds.register("readings")
@@ -82,23 +83,25 @@ class _Sums:
         self.products: Tensor | float = 0.0
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
+        self.labels: list[Tensor] = []
 
-    def add(self, output: Tensor, draw: torch.Generator) -> None:
+    def add(self, output: Tensor, labels: Tensor, draw: torch.Generator) -> None:
         where = positions(self.layer, output, EACH, draw)
-        x = patches(self.layer, self.x, where).double().cpu()  # (images · each, channels, elements)
-        y = outputs(self.layer, output, where).double().cpu()
+        x = patches(self.layer, self.x, where).cpu()  # (images · each, channels, elements)
+        y = outputs(self.layer, output, where).cpu()
         if getattr(self.layer, "bias", None) is not None:
-            y = y - self.layer.bias.double().cpu()  # type: ignore[union-attr, operator]
+            y = y - self.layer.bias.cpu()  # type: ignore[union-attr, operator]
         self.products = self.products + torch.einsum("rk,rce->kce", y, x) / where.shape[1]
         self.inputs.append(x.unflatten(0, where.shape).mean(1))
         self.outputs.append(y.unflatten(0, where.shape).mean(1))
+        self.labels.append(labels)
 
-    def reading(self, labels: Tensor) -> Reading:
+    def reading(self) -> Reading:
         inputs, said = torch.cat(self.inputs), torch.cat(self.outputs)
         parts = groups(self.layer)
         same = torch.arange(parts).repeat_interleave(said.shape[1] // parts)[:, None]
         connected = same == torch.arange(parts).repeat_interleave(inputs.shape[1] // parts)
-        return Reading(torch.as_tensor(self.products) / len(inputs), inputs, said, labels, connected)
+        return Reading(torch.as_tensor(self.products) / len(inputs), inputs, said, torch.cat(self.labels), connected)
 
 
 def _listen(evidence: Evidence) -> dict[Place, Reading]:
@@ -107,18 +110,18 @@ def _listen(evidence: Evidence) -> dict[Place, Reading]:
     ready = [place for place in sites if refusal(evidence.model.get_submodule(place[0])) is None]
     sums: dict[Place, _Sums] = {}
     draw = generator("readings", evidence.look.seed)
+    now: list[Tensor] = []
 
     def hear(place: Place, layer: nn.Module, x: Tensor) -> None:
         if place[1] == "in":
             sums.setdefault(place, _Sums(layer)).x = x
         else:
-            sums[place[0], "in"].add(x, draw)
+            sums[place[0], "in"].add(x, now[0], draw)
 
-    labels = []
     with torch.no_grad(), listening(evidence, [(site, axis) for site, _ in ready for axis in ("in", "out")], hear) as runner:
         for x, y in evidence.batches(WHO):
             if y.dim() != 1 or y.is_floating_point():
                 raise ConfigError(f"{WHO} needs one label an image, and the targets are {tuple(y.shape)} of {y.dtype}")
+            now[:] = [y.cpu()]
             runner(x)
-            labels.append(y.cpu())
-    return {place: seen.reading(torch.cat(labels)) for place, seen in sums.items()}
+    return {place: seen.reading() for place, seen in sums.items()}
