@@ -38,8 +38,8 @@ LARGE = 100_000_000
 TOLERANCE = 1e-4
 TENTH = 0.1
 
-TORCHVISION = """alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161 densenet169 densenet201
-    efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 efficientnet_b6
+TORCHVISION = """alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161 densenet169
+    densenet201 efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 efficientnet_b6
     efficientnet_b7 efficientnet_v2_l efficientnet_v2_m efficientnet_v2_s googlenet inception_v3 mnasnet0_5 mnasnet0_75
     mnasnet1_0 mnasnet1_3 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small regnet_x_16gf regnet_x_1_6gf regnet_x_32gf
     regnet_x_3_2gf regnet_x_400mf regnet_x_800mf regnet_x_8gf regnet_y_128gf regnet_y_16gf regnet_y_1_6gf regnet_y_32gf
@@ -324,7 +324,8 @@ def one(tool: str, name: str) -> dict[str, Any]:
     if path.exists():
         return dict(json.loads(path.read_text()))
     command = [str(PYTHON), str(Path(__file__).resolve()), "--worker", tool, name]
-    environment = os.environ | {"PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT / "src")), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    source = os.environ.get("PYTHONPATH", str(ROOT / "src"))
+    environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment)
         lines = done.stdout.strip().splitlines()

@@ -47,7 +47,7 @@ class Channels:
         """All removable atoms by the slots they stand in, in the order of the network."""
         where: dict[int, list[int]] = {}
         for number, slot in enumerate(self.slots):
-            for atom in torch.unique(slot.atoms).tolist():
+            for atom in set(slot.atoms.tolist()):
                 where.setdefault(atom, []).append(number)
         members: dict[tuple[int, ...], list[int]] = {}
         for atom, numbers in sorted(where.items()):
@@ -80,10 +80,9 @@ class Channels:
         gone = set(atoms)
         for atom in gone - self.atoms:
             raise EditError(f"channels of atom {atom} cannot be removed: {self.pinned.get(atom, 'nothing would be left')}")
-        index = torch.tensor(sorted(gone), dtype=torch.long)
         edits = []
         for slot in self.slots:
-            keep = torch.nonzero(~torch.isin(slot.atoms, index)).flatten().tolist()
+            keep = [i for i, atom in enumerate(slot.atoms.tolist()) if atom not in gone]
             if not keep:
                 raise EditError(f"{slot.site}: all {len(slot.atoms)} channels of `{slot.axis}` would go; keep at least one")
             if len(keep) < len(slot.atoms):

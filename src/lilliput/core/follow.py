@@ -21,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from lilliput.core.balance import balance
 from lilliput.core.layers import Resizable
 from lilliput.core.names import Names, spread, thin, varies
+from lilliput.core.shapes import shaped
 
 Rule = Callable[["Follow", Any, tuple[Any, ...], dict[str, Any], Any], None]
 RULES: dict[str, Rule] = {}
@@ -165,7 +166,8 @@ class Follow(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = shaped(func._schema.name, args)
+        out = func(*args, **kwargs) if out is None else out
         if not self._asleep:
             self._met.update(id(a) for a in args if id(a) in self._own)
             self._apply(func, args, kwargs, out)
@@ -232,6 +234,9 @@ class Follow(TorchDispatchMode):
             path, owner = self.parameters[tensor]
             rooted = self.names.roots(names)
             dims = [d for d in range(tensor.dim()) if varies(rooted, d)]
+            if not dims:
+                self.names.pin(names, f"all channels of `{path}` are one, and nothing would be left")
+                continue
             if len(dims) != 1:
                 self.names.pin(names, f"parameter `{path}` holds channels on {len(dims)} dimensions at once")
                 continue

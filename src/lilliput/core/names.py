@@ -16,6 +16,11 @@ class Names:
         self._parent = torch.zeros(1, dtype=torch.long)
         self.reasons: dict[int, str] = {}
 
+    @property
+    def count(self) -> int:
+        """How many names there are, name 0 included."""
+        return len(self._parent)
+
     def fresh(self, count: int) -> Tensor:
         """`count` new names, (count,)."""
         start = len(self._parent)

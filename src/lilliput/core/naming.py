@@ -55,9 +55,13 @@ def traced(model: nn.Module, image: Tensor) -> Follow:
 def named(found: Follow) -> Channels:
     """Slots and atoms of what a forward met."""
     names, slots = found.names, found.slots
-    made = torch.cat([names.roots(m) for m in found.makers]) if found.makers else torch.zeros(0, dtype=torch.long)
+    made = torch.zeros(names.count, dtype=torch.bool)
+    for vector in found.makers:
+        made[names.roots(vector)] = True
     for _, _, vector in slots:
-        names.pin(vector[~torch.isin(names.roots(vector), made)], "no layer makes it")
+        homeless = ~made[names.roots(vector)]
+        if homeless.any():
+            names.pin(vector[homeless], "no layer makes it")
     rooted = tuple(Slot(site, axis, names.roots(vector)) for site, axis, vector in slots)
     pinned = names.pinned()
     for slot in rooted:

@@ -56,7 +56,7 @@ def bare(model: nn.Module, site: str) -> tuple[nn.Module, str]:
 
 
 def _check_range(edit: Resize, channels: int | None) -> None:
-    ascending = all(a < b for a, b in zip(edit.keep, edit.keep[1:], strict=False))
+    ascending = list(edit.keep) == sorted(set(edit.keep))
     if not ascending or edit.keep[0] < 0 or (channels is not None and edit.keep[-1] >= channels):
         raise EditError(f"`keep` must ascend within 0..{(channels or 0) - 1}; it runs from {edit.keep[0]} to {edit.keep[-1]}")
 

@@ -164,10 +164,14 @@ def _lively(model: nn.Module) -> nn.Module:
     """Constant scales and offsets that differ from channel to channel, in place: a fresh norm would hide what is wrong."""
     source = torch.Generator().manual_seed(0)
     for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_floating_point() and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
+        if tensor.is_floating_point() and tensor.numel() > 1 and _constant(tensor.detach().reshape(-1)):
             noise = 0.5 + torch.rand(tensor.shape, generator=source, dtype=torch.float64)
             tensor.detach().mul_(noise.to(tensor)) if bool(tensor.any()) else tensor.detach().add_((noise - 1).to(tensor))
     return model
+
+
+def _constant(numbers: Tensor) -> bool:
+    return bool(numbers[0] == numbers[-1]) and bool((numbers == numbers[0]).all())
 
 
 def _same(expected: Sequence[Tensor], got: Sequence[Tensor]) -> bool:
