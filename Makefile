@@ -35,7 +35,8 @@ bench: .venv/installed ## every claim of bench/*.py measured on this machine, al
 	  set -e; for script in bench/*.py; do echo "$$script"; $(BIN)/python "$$script"; done; \
 	else echo 'There is no script in bench, so there is nothing to measure.'; fi
 
-bench-peers: .bench-venv/installed ## the same jobs done by other tools (bench/peers/*.py), in .bench-venv
+bench-peers: .bench-venv/installed ## the same jobs done by other tools (bench/coverage.py, bench/peers/*.py), in .bench-venv
+	@.bench-venv/bin/python bench/coverage.py
 	@if ls bench/peers/*.py > /dev/null 2>&1; then \
 	  set -e; for script in bench/peers/*.py; do echo "$$script"; .bench-venv/bin/python "$$script"; done; \
 	else echo 'There is no script in bench/peers, so there is nothing to compare with.'; fi
@@ -67,5 +68,5 @@ clean: ## removes what was built and measured; keeps the packages in .venv
 	@test -x .bench-venv/bin/pip || $(PYTHON) -m venv .bench-venv
 	@.bench-venv/bin/$(INSTALL) torch==2.13.0
 	@.bench-venv/bin/$(INSTALL) --editable .
-	@test ! -f bench/peers.txt || .bench-venv/bin/$(INSTALL) --requirement bench/peers.txt
+	@test ! -f bench/peers.txt || .bench-venv/bin/$(INSTALL) --no-deps --requirement bench/peers.txt  # they pin other PyTorches
 	@touch $@
