@@ -6,6 +6,7 @@ w_p² / [H⁻¹]_pp once the others have moved by -(w_p / [H⁻¹]_pp)·H⁻¹[:
 
 Hassibi and Stork 1993, "Optimal Brain Surgeon"; Frantar, Singh, Alistarh 2022, "Optimal Brain Compression",
 arXiv:2208.11580. Here many rows go at once, and H⁻¹ is updated in blocks of removals, as one matrix product.
+Costs about (in·kh·kw)³ multiply-adds a row: seconds for 64 rows of 576 weights, hours for 512 rows of 4608.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lilliput.config import parse
 from lilliput.report.amounts import MISSING, mappings, number, seconds
 from lilliput.report.outcome import Outcome
 from lilliput.report.parts import Beside, Cell, Chart, Choice, Column, Part, Prose, Section, Table, plain
@@ -49,7 +50,28 @@ def _curves(stages: Sequence[Stage]) -> list[Part]:
         return [Prose("No step trained, so there is no curve.")]
     charts = [_chart("Accuracy by epoch", ACCURACY, trained, "%", 100), _chart("Loss by epoch", LOSS, trained, "", 1)]
     found = [chart for chart in charts if chart is not None]
-    return [Beside(tuple(found))] if found else [Prose("Neither accuracies nor losses of the epochs were recorded.")]
+    sparse = _sparsity(stages)
+    more = [] if sparse is None else [sparse]
+    return [Beside(tuple(found)), *more] if found else [Prose("Neither accuracies nor losses of the epochs were recorded.")]
+
+
+def _sparsity(stages: Sequence[Stage]) -> Chart | None:
+    """Accuracy against the share of weights left, where a recipe prunes and trains in turns."""
+    left, points = 1.0, list[tuple[float, float]]()
+    for stage in stages:
+        text = _text(stage)
+        if text.startswith("prune.weights("):
+            rate = number(getattr(parse(text), "rate", None))
+            left = left if rate is None else 1 - rate
+        history = mappings(stage.get("history"))
+        accuracy = number(history[-1].get("val_accuracy")) if history else None
+        if accuracy is not None:
+            points.append((100 * left, 100 * accuracy))
+    if len({x for x, _ in points}) < 3:
+        return None
+    title, lines = "Accuracy against weights left", [{"role": "after", "name": "validation split", "y": [y for _, y in points]}]
+    data = {"unit": "%", "x": [x for x, _ in points], "x_title": "weights left, %", "lines": lines, "marks": []}
+    return Chart("lines", title, (Choice(title, data),), (("after", "validation split"),))
 
 
 def _chart(

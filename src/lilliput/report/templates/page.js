@@ -88,7 +88,7 @@
         })),
         layout: {
           ...layout(c, width, 300), hovermode: "x unified", margin: { l: 8, r: 10, t: 22, b: 8, pad: 4 },
-          xaxis: axis(c, { title: title("epoch"), showgrid: false, tickformat: "d", nticks: 8, dtick: data.x.length < 9 ? 1 : undefined }),
+          xaxis: axis(c, { title: title(data.x_title ?? "epoch"), showgrid: false, tickformat: "d", nticks: 8, dtick: data.x.length < 9 ? 1 : undefined }),
           yaxis: axis(c, { ticksuffix: data.unit, nticks: 6 }),
           shapes: data.marks.map((m) => ({ type: "line", x0: m.x, x1: m.x, y0: 0, y1: 1, yref: "paper", line: { color: c.line, width: 1 } })),
           annotations: data.marks.map((m) => ({ x: m.x, y: 1, yref: "paper", text: m.text, xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 10, color: c.muted } })),
