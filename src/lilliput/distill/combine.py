@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from lilliput.config import config
 from lilliput.distill.contract import Distillation, Turn
+from lilliput.distill.response import Hinton
 from lilliput.distill.taps import Scene
 from lilliput.errors import ConfigError, at
 
@@ -76,7 +77,7 @@ class Scheduled(Distillation):
     task's own loss keeps its share.
     """
 
-    loss: Distillation
+    loss: Distillation = Hinton()
     points: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.1, 1.0))
 
     def __post_init__(self) -> None:
