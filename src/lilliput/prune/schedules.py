@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from lilliput.config import Config
 from lilliput.errors import ConfigError
@@ -33,7 +34,8 @@ def iterative(method: Channels | Weights, fit: Config | Sequence[Config], rounds
         raise ConfigError(f"`rounds` (={rounds}) must be at least 1")
     method.check()
     asked = {name: value for name in ("keep", *TARGETS) if (value := getattr(method, name)) is not None}
-    part = dataclasses.replace(method, **{name: _root(value, rounds) for name, value in asked.items()})
+    less: dict[str, Any] = {name: _root(value, rounds) for name, value in asked.items()}
+    part = dataclasses.replace(method, **less)
     return [step for _ in range(rounds) for step in (part, *_steps(fit))]
 
 
