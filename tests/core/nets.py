@@ -113,6 +113,8 @@ def silenced(model: nn.Module, found: Channels, atoms: Iterable[int]) -> nn.Modu
         hit = torch.isin(slot.atoms, gone)
         if isinstance(layer, nn.ConvTranspose2d):
             layer.weight.data[hit] = 0
+        elif isinstance(layer, nn.Conv1d | nn.Conv3d):
+            layer.weight.data[:, hit] = 0
         elif isinstance(layer, nn.Conv2d) and layer.groups > 1:
             rows = layer.out_channels // layer.groups
             for group, part in enumerate(hit.view(layer.groups, -1)):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lilliput.core.follow import Follow, kind, place, rule
-from lilliput.core.names import varies
+from lilliput.core.names import thin, varies
 
 MOVES = {
     "aten::cat", "aten::stack", "aten::index_select", "aten::flip", "aten::roll", "aten::repeat", "aten::clone",
@@ -35,11 +35,26 @@ def _part(f: Follow, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], o
     if f.known(x):
         dim = (_named(func, args, kwargs, "dim") or 0) % x.dim()
         names, parts = f.of(x), [t for t in tree_leaves(out)]
-        if varies(names, dim) and (_named(func, args, kwargs, "step") or 1) != 1:
+        shrinks = _shrinks(f, names, dim)
+        if shrinks and (_named(func, args, kwargs, "step") or 1) != 1:
             f.names.pin(names, f"channels are picked by number ({place()})")
-        elif varies(names, dim):
+        elif shrinks:
             _shrink_together(f, names, dim, func, parts)
     _move(f, func, args, kwargs, out)
+
+
+def _shrinks(f: Follow, names: Tensor, dim: int) -> bool:
+    """Whether a dimension gets shorter when channels go: not one on which whole sets of channels lie, as `stack` makes it."""
+    rooted = f.names.roots(thin(names))
+    if not varies(rooted, dim):
+        return False
+    others = [d for d in range(rooted.dim()) if d != dim and varies(rooted, d)]
+    return not any(_all_vary(rooted.movedim(dim, 0), d + (d < dim)) for d in others)
+
+
+def _all_vary(slices: Tensor, dim: int) -> bool:
+    """Whether names vary along a dimension in every slice of the first one."""
+    return bool((slices != slices.narrow(dim, 0, 1)).flatten(1).any(1).all())
 
 
 def _shrink_together(f: Follow, names: Tensor, dim: int, func: Any, parts: Sequence[Tensor]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -108,11 +109,11 @@ class Trial:
         return f"the code counts on their number ({line or 'unknown place'})"
 
     def edits(self, groups: Sequence[Group]) -> list[Resize]:
-        """Half of each group goes: its first, so that everything behind it moves, and others drawn at random."""
+        """Of each group goes its first, so that everything behind it moves, and others: more here, fewer there."""
         draw, gone = random.Random(0), set[int]()
         for group in groups:
             first, *rest = group.atoms
-            gone |= {first, *draw.sample(rest, max(0, len(group.atoms) // 2 - 1))}
+            gone |= {first, *draw.sample(rest, draw.randrange(len(rest)) if rest else 0)}
         for slot in self.found.slots:  # groups of one atom must not all go where there is nothing else
             if set(slot.atoms.tolist()) <= gone:
                 gone.discard(int(slot.atoms[-1]))
@@ -143,7 +144,8 @@ class Trial:
 
     def outputs(self, model: nn.Module, image: Tensor) -> list[Tensor]:
         """What the network returns; in training it only has to run."""
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a network warns of, it warns of when it is used
             torch.manual_seed(0)
             found = [t.clone() for t in tensors(model(image.clone()))]
             if self.branches:
