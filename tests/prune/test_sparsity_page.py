@@ -21,7 +21,7 @@ def test_examples_run() -> None:
 
 
 def test_the_recipe_is_what_the_function_writes() -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    block, _ = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     fit = lp.Fit(epochs=10, lr=0.05, distill=lp.distill.Hinton())
     written = lp.Recipe(lp.prune.gradual(lp.prune.Weights(rate=0.9, allocate="lamp"), fit))
     ours = lp.Recipe.from_yaml(block)
