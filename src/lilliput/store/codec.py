@@ -89,14 +89,14 @@ class Plain(Codec):
 
     def encode(self, arrays: Sequence[Array], pieces: Sequence[Piece]) -> bytes:
         """The elements as they are."""
-        return b"".join(_carried(a, p).tobytes() for a, p in zip(arrays, pieces, strict=True))
+        return b"".join(carried(a, p).tobytes() for a, p in zip(arrays, pieces, strict=True))
 
     def decode(self, data: bytes | memoryview, pieces: Sequence[Piece]) -> list[Array]:
         """A copy of each tensor's bytes, with its bounds checked."""
         arrays = []
-        for part, piece in _split(data, self.shares(data, pieces), pieces):
+        for part, piece in split(data, self.shares(data, pieces), pieces):
             array = np.frombuffer(part, piece.carrier).copy()
-            arrays.append(_bounded(array, piece).reshape(piece.shape))
+            arrays.append(bounded(array, piece).reshape(piece.shape))
         return arrays
 
     def shares(self, data: bytes | memoryview, pieces: Sequence[Piece]) -> list[int]:
@@ -122,11 +122,11 @@ class Bits(Codec):
 
     def encode(self, arrays: Sequence[Array], pieces: Sequence[Piece]) -> bytes:
         """Pack every tensor at the width of its own bounds."""
-        return b"".join(self._pack(_carried(a, p).ravel(), p) for a, p in zip(arrays, pieces, strict=True))
+        return b"".join(self._pack(carried(a, p).ravel(), p) for a, p in zip(arrays, pieces, strict=True))
 
     def decode(self, data: bytes | memoryview, pieces: Sequence[Piece]) -> list[Array]:
         """Unpack every tensor, and check the bounds and the bits left over."""
-        parts = _split(data, self.shares(data, pieces), pieces)
+        parts = split(data, self.shares(data, pieces), pieces)
         return [self._unpack(part, piece).reshape(piece.shape) for part, piece in parts]
 
     def shares(self, data: bytes | memoryview, pieces: Sequence[Piece]) -> list[int]:
@@ -176,20 +176,20 @@ def coder(name: str, params: dict[str, Any]) -> Codec:
         raise FormatError(f"encoding `{name}` has no such parameters as `{str(params)[:60]}`") from None
 
 
-def _carried(array: Array, piece: Piece) -> Array:
+def carried(array: Array, piece: Piece) -> Array:
     """The array in its piece's carrier; a caller that breaks the piece's promise is a programming error."""
     if array.shape != piece.shape or (array.size and not (piece.low <= array.min() and array.max() <= piece.high)):
         raise ValueError(f"an array of shape {array.shape} does not keep the promise of {piece}")
     return array.astype(piece.carrier, copy=False)
 
 
-def _bounded(array: Array, piece: Piece) -> Array:
+def bounded(array: Array, piece: Piece) -> Array:
     if array.size and not (piece.low <= int(array.min()) and int(array.max()) <= piece.high):
         raise FormatError(f"a number lies outside its bounds, {piece.low} to {piece.high}")
     return array
 
 
-def _split(data: bytes | memoryview, shares: Sequence[int], pieces: Sequence[Piece]) -> list[tuple[memoryview, Piece]]:
+def split(data: bytes | memoryview, shares: Sequence[int], pieces: Sequence[Piece]) -> list[tuple[memoryview, Piece]]:
     """Each piece with its own bytes; lengths that do not add up raise before anything is allocated."""
     if sum(shares) != len(data):
         raise FormatError(f"the tensors of this section take {sum(shares)} bytes, and it has {len(data)}")

@@ -11,42 +11,55 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lilliput import script
+from lilliput import kernels, script
 from lilliput.core import edits as edit_values
 from lilliput.core.edits import Edit, Resize
 from lilliput.core.maps import Codes
 from lilliput.core.record import Record, record
-from lilliput.errors import FormatError, LilliputError, ModelError, at
-from lilliput.store.format import START, Source, called, read, write
+from lilliput.errors import FormatError, LilliputError, ModelError, UnknownName, at
+from lilliput.store.format import CODED, PLAIN, START, Source, called, read, write
 from lilliput.store.header import Entry, Header
 from lilliput.store.quantized import decode_weights, encode_weights
 from lilliput.store.rebuild import skeleton
-from lilliput.store.sections import blame, pack, unpack
+from lilliput.store.sections import CODERS, blame, pack, unpack
 from lilliput.store.tensors import Stored, stored
 
 EDITS = 1 << 13
 KEPT = 1 << 22  # channels that all resizes together may name
 
 
-def save(model: nn.Module, path: str | os.PathLike[str], *, architecture: str | None = None, recipe: str | None = None) -> int:
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    architecture: str | None = None,
+    recipe: str | None = None,
+    coder: str | None = None,
+) -> int:
     """Write a model to a `.lil` file and return its size in bytes.
 
     The file holds the architecture's spelling, the edits and every tensor of the state dict. Of a weight whose last map
     is a quantizer it holds the codes: what loads computes with the same numbers bit for bit, but the float weight is no
     longer behind them. Where the layer would not compute the same from the decoded weight, as behind a map that is not
-    idempotent, the float weight itself is stored (`account` shows its bits). Tensors of zeros and ones take one bit.
+    idempotent, the float weight itself is stored (`account` shows its bits).
     `architecture` names what builds the network, for one that is not from the zoo; `recipe` is the recipe's text.
+    `coder` is how numbers become bytes: `context` (the smallest; the default where the native core was built), `huffman`
+    (for comparison), or `plain` (version 1 of the format: whole numbers packed, floats as they are).
 
     Raises `ModelError` for a model that could not be built again, and `WorkError` if the file cannot be written.
     """
+    coder = coder or ("context" if kernels.backend() == "native" else "plain")
+    if coder not in CODERS:
+        raise UnknownName("coder", coder, CODERS)
     kept = _record(model, architecture, recipe)
     tensors, tied = _state(model)
     if not script.is_code(kept.architecture or ""):  # that would be run, and saving is no reason to run it
         _check_rebuilds(kept, model)
     codes = encode_weights(model, tensors)
-    sections, payloads = pack(tensors)
+    sections, payloads = pack(tensors, coder)
     with at(str(path)):
-        return write(path, Header(kept.to_json(), sections, codes, tied), payloads)
+        version = PLAIN if coder == "plain" else CODED
+        return write(path, Header(kept.to_json(), sections, codes, tied), payloads, version)
 
 
 def load(source: Source, *, trust: bool = False) -> nn.Module:

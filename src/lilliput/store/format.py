@@ -1,11 +1,11 @@
-"""The container of a `.lil` file: a fixed start, a header in JSON, aligned sections. docs/format.md specifies it.
+"""The container of a `.lil` file: a fixed start, a header in JSON, sections. docs/format.md specifies it.
 
     0   8   89 4C 49 4C 0D 0A 1A 0A
-    8   4   version, 1
-    12  4   length of the header
-    16  4   CRC-32 of the header
-    20  4   zero
-    24      the header; then the sections, each from the next multiple of 64, zeros between
+    8   4   version, 1 or 2
+    12  4   length of the header in the file
+    16  4   CRC-32 of the header in the file
+    20  4   1: zero; 2: length of the header's text, which the file holds in coded form
+    24      the header; then the sections (1: each from the next multiple of 64, zeros between)
 
 Offsets are not stored: a section begins where the one before it ends, rounded up. Holes and overlaps cannot be said.
 """
@@ -20,14 +20,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from lilliput import kernels
 from lilliput.errors import FormatError
 from lilliput.store.disk import read_whole, write_whole
 from lilliput.store.header import HEADER_BYTES, Header, parse
 
 MAGIC = b"\x89LIL\r\n\x1a\n"  # no text, and a copy that changed line ends no longer has it
-VERSION = 1
+PLAIN, CODED = 1, 2  # versions: the header as it is and sections aligned; the header coded and nothing aligned
 START = struct.Struct("<8sIIII")
-ALIGN = 64
+ALIGN = {PLAIN: 64, CODED: 1}
+EXPANSION = 256  # bytes of a header's text for each of its bytes in the file, at most
 
 Source = str | os.PathLike[str] | bytes
 
@@ -48,13 +50,13 @@ class Content:
     size: int
 
 
-def write(target: str | os.PathLike[str] | BinaryIO, header: Header, payloads: Sequence[bytes]) -> int:
+def write(target: str | os.PathLike[str] | BinaryIO, header: Header, payloads: Sequence[bytes], version: int = PLAIN) -> int:
     """Write a file from a header and the bytes of its sections, whose lengths and checksums are filled in here.
 
     Returns the size in bytes. A path is replaced only once everything is on the disk.
     Raises `WorkError` if that fails and `FormatError` for a header that no reader would take.
     """
-    parts = list(_parts(header, payloads))
+    parts = list(_parts(header, payloads, version))
     if isinstance(target, str | os.PathLike):
         write_whole(Path(target), parts)
     else:
@@ -68,10 +70,10 @@ def read(source: Source) -> Content:
     Raises `FormatError` with the offset for anything that is not a `.lil` file, `ModelError` if a path cannot be read.
     """
     data = memoryview(source if isinstance(source, bytes) else read_whole(Path(source)))
-    header, end = _read_header(data)
+    header, end, align = _read_header(data)
     payloads, offsets, body = [], [], end
     for number, section in enumerate(header.sections):
-        start = _aligned(end)
+        start = _aligned(end, align)
         end = start + section.bytes
         if end > len(data):
             raise FormatError(f"section {number} ends at byte {end} of a file of {len(data)}", min(start, len(data)))
@@ -84,35 +86,48 @@ def read(source: Source) -> Content:
     return Content(header, tuple(payloads), tuple(offsets), body, len(data))
 
 
-def _parts(header: Header, payloads: Sequence[bytes]) -> Iterator[bytes]:
+def _parts(header: Header, payloads: Sequence[bytes], version: int) -> Iterator[bytes]:
     rows = zip(header.sections, payloads, strict=True)
     sections = tuple(replace(s, bytes=len(data), crc32=zlib.crc32(data)) for s, data in rows)
     text = replace(header, sections=sections).to_bytes()
-    yield START.pack(MAGIC, VERSION, len(text), zlib.crc32(text), 0)
-    yield text
-    end = START.size + len(text)
+    kept = text if version == PLAIN else kernels.encode_text(text)
+    yield START.pack(MAGIC, version, len(kept), zlib.crc32(kept), 0 if version == PLAIN else len(text))
+    yield kept
+    end = START.size + len(kept)
     for data in payloads:
-        yield bytes(_aligned(end) - end)
+        start = _aligned(end, ALIGN[version])
+        yield bytes(start - end)
         yield data
-        end = _aligned(end) + len(data)
+        end = start + len(data)
 
 
-def _read_header(data: memoryview) -> tuple[Header, int]:
+def _read_header(data: memoryview) -> tuple[Header, int, int]:
+    """The header, where it ends, and what sections are aligned to."""
     if bytes(data[: len(MAGIC)]) != MAGIC:
         raise FormatError("this is not a .lil file: it does not begin as one", 0)
     if len(data) < START.size:
         raise FormatError(f"the file ends within its first {START.size} bytes", len(data))
-    _, version, length, checksum, zero = START.unpack_from(data)
-    if version != VERSION:
-        raise FormatError(f"this is version {version}, and this reader knows version {VERSION}", 8)
+    _, version, length, checksum, last = START.unpack_from(data)
+    if version not in ALIGN:
+        raise FormatError(f"this is version {version}, and this reader knows version {PLAIN} and {CODED}", 8)
     if length > HEADER_BYTES or START.size + length > len(data):
         raise FormatError(f"a header of {length} bytes is over the limit of {HEADER_BYTES}, or over the end of the file", 12)
-    text = bytes(data[START.size : START.size + length])
-    if zlib.crc32(text) != checksum:
+    kept = bytes(data[START.size : START.size + length])
+    if zlib.crc32(kept) != checksum:
         raise FormatError("the header is damaged: its checksum differs", 16)
-    if zero:
-        raise FormatError(f"the field at byte 20 (={zero}) must be zero", 20)
-    return parse(text, START.size), START.size + length
+    if version == PLAIN and last:
+        raise FormatError(f"the field at byte 20 (={last}) must be zero", 20)
+    text = kept if version == PLAIN else _header_text(kept, last)
+    return parse(text, START.size), START.size + length, ALIGN[version]
+
+
+def _header_text(kept: bytes, length: int) -> bytes:
+    if length > min(HEADER_BYTES, EXPANSION * len(kept)):
+        raise FormatError(f"a header text of {length} bytes is over the limit for {len(kept)} bytes of it in the file", 20)
+    try:
+        return kernels.decode_text(kept, length)
+    except FormatError as error:
+        raise FormatError(str(error), START.size) from None
 
 
 def _check_section(data: memoryview, number: int, checksum: int, span: tuple[int, int]) -> None:
@@ -126,5 +141,5 @@ def _check_padding(data: memoryview, ends: Sequence[int], starts: Sequence[int])
             raise FormatError("the bytes before a section must be zero", end)
 
 
-def _aligned(offset: int) -> int:
-    return -(-offset // ALIGN) * ALIGN
+def _aligned(offset: int, align: int) -> int:
+    return -(-offset // align) * align

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -28,6 +29,8 @@ RANK = 8
 ELEMENTS = (1 << 31) - 1  # of one tensor
 DECODED_BYTES = 1 << 36
 INTEGER = 1 << 63
+STEPS = 1 << 24  # of a step, to either side of zero
+LEAST_STEP = 2.0**-100
 
 DTYPES = {
     "bool": 1, "uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8,
@@ -41,11 +44,15 @@ _SURROGATE = re.compile(r"(?<!\\)(?:\\\\)*\\u[dD][89a-fA-F]")
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a section. Its elements are whole numbers within `bounds`, or without them patterns of its type."""
+    """One tensor of a section. Its elements are whole numbers within `bounds`, or without them patterns of its type.
+
+    With a `step`, what is meant is each number times the step.
+    """
 
     name: str
     shape: tuple[int, ...]
     bounds: tuple[int, int] | None = None
+    step: float | None = None
 
     @property
     def elements(self) -> int:
@@ -53,8 +60,8 @@ class Entry:
         return math.prod(self.shape)
 
     def to_json(self) -> list[Any]:
-        """`[name, shape]` or `[name, shape, low, high]`."""
-        return [self.name, list(self.shape), *(self.bounds or ())]
+        """`[name, shape]`, `[name, shape, low, high]` or `[name, shape, low, high, step]`."""
+        return [self.name, list(self.shape), *(self.bounds or ()), *([] if self.step is None else [self.step])]
 
 
 @dataclass(frozen=True)
@@ -215,25 +222,40 @@ def _check_count(tensors: int) -> None:
 
 
 def _entry(value: Any, dtype: str) -> Entry:
-    if not isinstance(value, list) or len(value) not in (2, 4):
-        raise FormatError(f"`{_brief(value)}` is not `[name, shape]` or `[name, shape, low, high]`")
+    if not isinstance(value, list) or len(value) not in (2, 4, 5):
+        raise FormatError(f"`{_brief(value)}` is not `[name, shape]` or `[name, shape, low, high]`, with a step or without")
     name, shape = _name(value[0]), _of(list, value[1], "a shape")
     if len(shape) > RANK or not all(type(n) is int and 0 <= n <= ELEMENTS for n in shape):
         raise FormatError(f"{name}: `{_brief(shape)}` is not a shape of at most {RANK} sizes")
     if math.prod(max(n, 1) for n in shape) > ELEMENTS:
         raise FormatError(f"{name}: shape `{_brief(shape)}` has over {ELEMENTS} elements")
-    bounds = (_of(int, value[2], "a bound"), _of(int, value[3], "a bound")) if len(value) == 4 else None
-    _check_bounds(name, bounds, dtype)
-    return Entry(name, tuple(shape), bounds)
+    bounds = (_of(int, value[2], "a bound"), _of(int, value[3], "a bound")) if len(value) > 2 else None
+    step = _step(name, value[4], dtype) if len(value) == 5 else None
+    _check_bounds(name, bounds, dtype if step is None else "step")
+    return Entry(name, tuple(shape), bounds, step)
+
+
+def _step(name: str, value: Any, dtype: str) -> float:
+    """A positive normal number of single precision, which only tensors of that have."""
+    step = float(_of(float, value, "a step"))
+    if dtype != "float32" or not LEAST_STEP <= step < 1 / LEAST_STEP or not _is_single(step):
+        raise FormatError(f"{name}: `{step}` is not a step of float32 numbers, or these are {dtype}")
+    return step
+
+
+def _is_single(number: float) -> bool:
+    return bool(struct.unpack("<f", struct.pack("<f", number))[0] == number)
 
 
 def _check_bounds(name: str, bounds: tuple[int, int] | None, dtype: str) -> None:
-    """Whole numbers of a float or boolean type are 0 and 1; of an integer type they lie in its range."""
+    """Whole numbers of a float or boolean type are 0 and 1; of an integer type they lie in its range; steps have 2^24."""
     if bounds is None:
         if dtype == "bool":
             raise FormatError(f"{name}: booleans are stored with the bounds 0 and 1")
         return
-    if "float" in dtype or dtype == "bool":
+    if dtype == "step":
+        lowest, highest = -STEPS, STEPS
+    elif "float" in dtype or dtype == "bool":
         lowest, highest = 0, 1
     else:
         bits = 8 * DTYPES[dtype]

@@ -8,20 +8,26 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from lilliput.errors import FormatError, LilliputError
-from lilliput.store.codec import Bits, Piece, coder
+from lilliput.store.codec import Array, Bits, Piece, coder
 from lilliput.store.format import Content
 from lilliput.store.header import Entry, Section, one_line
-from lilliput.store.tensors import Stored, piece, tensor
+from lilliput.store.tensors import Stored, piece, stepped, tensor
+
+CODERS = ("context", "huffman", "plain")
 
 
-def pack(tensors: Mapping[str, Stored]) -> tuple[tuple[Section, ...], list[bytes]]:
-    """Sections and their bytes: whole numbers as packed bits, all else plain, each type by itself, names in order.
+def pack(tensors: Mapping[str, Stored], coder_name: str = "plain") -> tuple[tuple[Section, ...], list[bytes]]:
+    """Sections and their bytes, each type by itself, names in order.
 
-    One section for all tensors of a type, so that a network of many small tensors does not pay for alignment.
+    `plain`: whole numbers as packed bits, all else as it is. `context` and `huffman`: everything by that encoding, and
+    floats that are multiples of a step as whole numbers. One section for all tensors of a type, so that a network of many
+    small tensors does not pay for alignment, and that they learn from one another.
     """
+    if coder_name != "plain":
+        tensors = {name: stepped(held) for name, held in tensors.items()}
     groups: dict[tuple[str, str], list[str]] = {}
     for name in sorted(tensors):
-        groups.setdefault((_codec(tensors[name]), tensors[name].dtype), []).append(name)
+        groups.setdefault((_codec(tensors[name], coder_name), tensors[name].dtype), []).append(name)
     sections, payloads = [], []
     for (codec, dtype), names in sorted(groups.items()):
         entries = tuple(tensors[name].entry(name) for name in names)
@@ -37,6 +43,14 @@ def unpack(content: Content) -> Iterator[tuple[Entry, Tensor]]:
         with blame(offset):
             arrays = coder(section.codec, section.params).decode(data, _pieces(section))
             yield from [(e, tensor(a, e, section.dtype)) for e, a in zip(section.entries, arrays, strict=True)]
+
+
+def numbers(content: Content) -> Iterator[tuple[Entry, Array]]:
+    """Every tensor's entry with its whole numbers or bit patterns."""
+    for section, data, offset in zip(content.header.sections, content.payloads, content.offsets, strict=True):
+        with blame(offset):
+            arrays = coder(section.codec, section.params).decode(data, _pieces(section))
+        yield from zip(section.entries, arrays, strict=True)
 
 
 def shares(content: Content) -> Iterator[tuple[Entry, int]]:
@@ -63,7 +77,9 @@ def blame(offset: int) -> Iterator[None]:
         raise FormatError(f"what the file describes does not work: {type(error).__name__}: {first}", offset) from error
 
 
-def _codec(stored: Stored) -> str:
+def _codec(stored: Stored, coder_name: str) -> str:
+    if coder_name != "plain":
+        return coder_name
     if stored.bounds is None:
         return "plain"
     return "bits" if Piece((), *stored.bounds).width <= Bits.WIDEST else "plain"

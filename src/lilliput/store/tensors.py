@@ -15,15 +15,17 @@ from lilliput.store.header import DTYPES, Entry
 
 _TYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
+WIDEST_STEPS = 15
 _PATTERNS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor to be stored, with the bounds of its whole numbers if it holds such."""
+    """A tensor to be stored, with the bounds of its whole numbers if it holds such, or such times a step."""
 
     tensor: Tensor
     bounds: tuple[int, int] | None = None
+    step: float | None = None
 
     @property
     def dtype(self) -> str:
@@ -32,12 +34,14 @@ class Stored:
 
     def entry(self, name: str) -> Entry:
         """Its row in the tensor table."""
-        return Entry(name, tuple(self.tensor.shape), self.bounds)
+        return Entry(name, tuple(self.tensor.shape), self.bounds, self.step)
 
     def array(self) -> Array:
         """Its whole numbers, or its bit patterns as signed integers."""
         tensor = self.tensor.contiguous()
-        if self.bounds is None:
+        if self.step is not None:
+            numbers = (tensor.double() / self.step).round().to(torch.int32)
+        elif self.bounds is None:
             numbers = _view(tensor, _PATTERNS[tensor.element_size()])
         else:
             numbers = tensor if not (tensor.is_floating_point() or tensor.dtype == torch.bool) else tensor.to(torch.int8)
@@ -72,7 +76,41 @@ def tensor(array: Array, entry: Entry, dtype: str) -> Tensor:
     numbers = torch.from_numpy(np.require(native, requirements=["C", "W"]))
     if entry.bounds is None:
         return _view(numbers, _TYPES[dtype])
-    return numbers.to(_TYPES[dtype])
+    made = numbers.to(_TYPES[dtype])
+    return made if entry.step is None else made * torch.tensor(entry.step, dtype=torch.float32)
+
+
+def stepped(held: Stored) -> Stored:
+    """The same tensor as whole numbers times a step, where it is that: the step divides every element exactly.
+
+    The step is the greatest common divisor of the float32 elements, which are whole numbers times a power of two. It pays
+    where it leaves numbers of at most 16 bits.
+    """
+    tensor = held.tensor
+    if held.bounds is not None or tensor.dtype != torch.float32 or not tensor.numel():
+        return held
+    step = next((s for s in [_divisor(tensor.reshape(-1)[:4096])] if s), None) and _divisor(tensor)
+    if not step:
+        return held
+    made = Stored(tensor, (int((tensor.min() / step).round()), int((tensor.max() / step).round())), step)
+    again = torch.from_numpy(made.array()).float() * torch.tensor(step, dtype=torch.float32)
+    return made if same(again.reshape(tensor.shape), tensor) else held
+
+
+def _divisor(tensor: Tensor) -> float | None:
+    """The greatest step that divides all elements, if they are at most 2^15 of it and some are not zero."""
+    mantissa, exponent = np.frexp(tensor.reshape(-1).numpy().astype(np.float64))  # x = m·2^e with 1/2 <= |m| < 1
+    used = mantissa != 0
+    if not used.any() or not np.isfinite(mantissa).all() or not -60 < exponent[used].min() <= exponent[used].max() < 60:
+        return None
+    lowest = int(exponent[used].min())
+    if int(exponent[used].max()) - lowest > WIDEST_STEPS:
+        return None
+    whole = np.ldexp(mantissa[used], exponent[used] - lowest + 24).astype(np.int64)  # exact: 24 bits, shifted by at most 15
+    common = int(np.gcd.reduce(whole))
+    if int(np.abs(whole).max()) // common > 1 << WIDEST_STEPS:
+        return None
+    return float(np.ldexp(float(common), lowest - 24))
 
 
 def same(a: Tensor, b: Tensor) -> bool:

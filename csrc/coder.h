@@ -1,0 +1,190 @@
+// Adaptive binary range coding: whole-number arithmetic only, so that every machine writes the same bytes.
+//
+// A bit is coded with its probability p of being one, in 2^-16. The encoder keeps an interval of 64 bits [low, low + range)
+// and halves it in the proportion p; 32 bits leave at the top whenever the interval gets narrower than 2^32. The decoder
+// keeps what it has read less low. It reads exactly the bytes that were written: four for each step and four at the end.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <vector>
+
+namespace lilliput {
+
+constexpr uint32_t kOne = 1u << 16;      // a probability of one
+constexpr uint32_t kLeast = 1u << 5;     // no bit is less probable
+constexpr uint64_t kNarrow = 1ull << 32; // below this the interval is widened
+
+// What is computed once: rates of adaptation, the logistic function and its inverse, and costs.
+struct Tables {
+  uint32_t rate[1024];    // 2^16 / (n + 1.5)
+  int16_t stretch[4096];  // ln(p / (1 - p)) in 1/256, for p in 2^-12
+  uint16_t squash[4096];  // the probability in 2^-16 that belongs to (i - 2048)/256
+  uint16_t cost[4096];    // -log2 of a probability in 2^-12, in 2^-12 bits
+  Tables();
+};
+extern const Tables kTables;
+
+// A probability that learns: 22 bits of it, and 10 bits that count how often it has, up to a limit.
+using Cell = uint32_t;
+
+constexpr Cell cell(uint32_t p16, uint32_t count) { return p16 << 16 | count; }
+
+inline uint32_t chance(Cell c) {
+  const uint32_t p = c >> 16;
+  return p < kLeast ? kLeast : p > kOne - kLeast ? kOne - kLeast : p;
+}
+
+inline void learn(Cell& c, int bit, uint32_t limit) {
+  const uint32_t n = c & 1023;
+  const int64_t p = c >> 10, goal = bit ? (1 << 22) - 1 : 0;
+  const int64_t moved = p + (((goal - p) * static_cast<int64_t>(kTables.rate[n])) >> 16);
+  c = static_cast<uint32_t>(moved) << 10 | (n < limit ? n + 1 : n);
+}
+
+class Encoder {
+ public:
+  static constexpr bool decodes = false;
+  explicit Encoder(std::vector<uint8_t>& out) : out_(out) {}
+
+  int bit(uint32_t p, int b) {
+    const uint64_t bound = (range_ >> 16) * p;
+    if (b) {
+      range_ = bound;
+    } else {
+      low_ += bound;
+      if (low_ < bound) carry();
+      range_ -= bound;
+    }
+    if (range_ < kNarrow) {
+      put();
+      range_ <<= 32;
+    }
+    return b;
+  }
+
+  void finish() {
+    const uint64_t rounded = (low_ + (kNarrow - 1)) & ~(kNarrow - 1);
+    if (rounded < low_) carry();
+    low_ = rounded;
+    put();
+  }
+
+  size_t position() const { return out_.size(); }
+
+ private:
+  void carry() {
+    size_t at = out_.size();
+    while (at > 0 && ++out_[--at] == 0) {
+    }
+  }
+  void put() {
+    for (int shift = 56; shift >= 32; shift -= 8) out_.push_back(static_cast<uint8_t>(low_ >> shift));
+    low_ <<= 32;
+  }
+
+  std::vector<uint8_t>& out_;
+  uint64_t low_ = 0, range_ = ~0ull;
+};
+
+class Decoder {
+ public:
+  static constexpr bool decodes = true;
+  Decoder(const uint8_t* data, size_t size) : data_(data), size_(size) {
+    code_ = static_cast<uint64_t>(word()) << 32;
+    code_ |= word();
+  }
+
+  int bit(uint32_t p, int) {
+    const uint64_t bound = (range_ >> 16) * p;
+    const bool b = code_ < bound;
+    range_ = b ? bound : range_ - bound;
+    code_ -= b ? 0 : bound;
+    if (range_ < kNarrow) {
+      code_ = code_ << 32 | word();
+      range_ <<= 32;
+    }
+    return b;
+  }
+
+  // Bytes read, less the four that the end does not need; more than there are once bytes were missing.
+  size_t position() const { return at_ - 4; }
+  bool missing() const { return at_ > size_ + 4; }
+
+ private:
+  uint32_t word() {
+    uint32_t value = 0;
+    if (at_ + 4 <= size_) {
+      value = static_cast<uint32_t>(data_[at_]) << 24 | static_cast<uint32_t>(data_[at_ + 1]) << 16 |
+              static_cast<uint32_t>(data_[at_ + 2]) << 8 | data_[at_ + 3];
+    } else {
+      for (size_t i = 0; i < 4; ++i) value = value << 8 | (at_ + i < size_ ? data_[at_ + i] : 0u);
+    }
+    at_ += 4;
+    return value;
+  }
+
+  const uint8_t* data_;
+  size_t size_, at_ = 0;
+  uint64_t range_ = ~0ull, code_ = 0;
+};
+
+// Adds up what coding would cost, in 2^-12 bits.
+class Counter {
+ public:
+  static constexpr bool decodes = false;
+  int bit(uint32_t p, int b) {
+    total_ += kTables.cost[(b ? p : kOne - p) >> 4];
+    return b;
+  }
+  uint64_t total() const { return total_; }
+
+ private:
+  uint64_t total_ = 0;
+};
+
+// One bit by one cell.
+template <class IO>
+inline int coded(IO& io, Cell& c, int b, uint32_t limit) {
+  b = io.bit(chance(c), b);
+  learn(c, b, limit);
+  return b;
+}
+
+// One bit by several cells whose opinions are weighted: p = squash(sum of w·stretch(p_i)). The weights follow the error.
+constexpr int32_t kHeaviest = 1 << 20;
+
+template <int N>
+struct Mixer {
+  int32_t weight[N];
+};
+
+template <class IO, int N>
+inline int mixed(IO& io, Mixer<N>& mixer, Cell* const (&cells)[N], int b, uint32_t limit, int slow) {
+  int32_t opinion[N], dot = 0;
+  for (int i = 0; i < N; ++i) {
+    opinion[i] = kTables.stretch[*cells[i] >> 20];
+    dot += opinion[i] * (mixer.weight[i] >> 2) >> 14;
+  }
+  dot = dot < -2047 ? -2047 : dot > 2047 ? 2047 : dot;
+  const uint32_t p = kTables.squash[dot + 2048];
+  b = io.bit(p, b);
+  const int32_t error = (b ? 65535 : 0) - static_cast<int32_t>(p);
+  for (int i = 0; i < N; ++i) {
+    const int32_t w = mixer.weight[i] + ((opinion[i] * error + (1 << (slow - 1))) >> slow);
+    mixer.weight[i] = w < -kHeaviest ? -kHeaviest : w > kHeaviest ? kHeaviest : w;
+    learn(*cells[i], b, limit);
+  }
+  return b;
+}
+
+// A whole number of n bits, none of which says anything about another.
+template <class IO>
+inline uint64_t plain_bits(IO& io, uint64_t value, int n) {
+  uint64_t found = 0;
+  for (int i = n - 1; i >= 0; --i) found = found << 1 | static_cast<uint64_t>(io.bit(kOne / 2, value >> i & 1));
+  return found;
+}
+
+}  // namespace lilliput

@@ -1,0 +1,144 @@
+// A tensor's numbers, read from where they lie or written there, as the bits that a model makes of them.
+#pragma once
+
+#include <algorithm>
+
+#include "codec.h"
+#include "numbers.h"
+#include "patterns.h"
+
+namespace lilliput {
+
+struct State {
+  Numbers numbers;
+  Patterns patterns;
+};
+
+struct Spec {
+  Kind kind;
+  Range range;
+  Shape shape;
+  int width;  // bits that an index takes
+};
+
+inline Spec spec_of(const lilliput_piece& p) {
+  const Range range{p.low, p.high, p.low <= 0 && 0 <= p.high ? 0 : p.low};
+  const int width = bit_length(static_cast<uint64_t>(p.high) - static_cast<uint64_t>(p.low));
+  return {p.patterns ? Kind::patterns : Kind::mixed, range, {p.rows, p.kernels, p.taps}, width};
+}
+
+template <class T>
+Offset offset_of(T value, const Range& range) {
+  const auto x = static_cast<uint64_t>(static_cast<int64_t>(value)), centre = static_cast<uint64_t>(range.centre);
+  const bool negative = static_cast<int64_t>(value) < range.centre;
+  return {negative, negative ? centre - x : x - centre};
+}
+
+template <class IO>
+Offset one_number(IO& io, Numbers& m, const Past& past, size_t kernel, Offset x, const Spec& spec, int depth) {
+  if (spec.kind == Kind::dense) return dense_number(io, m, past.view(kernel), x, spec.range, depth);
+  return mixed_number(io, m, past.view(kernel), x, spec.range);
+}
+
+// Numbers by their magnitudes. False where a number is out of bounds or bytes are missing.
+template <class IO, class T>
+bool by_magnitude(IO& io, Numbers& m, T* data, const Spec& spec) {
+  const int depth = bit_length(static_cast<uint64_t>(bit_length(std::max(spec.range.above(), spec.range.below()))));
+  Past past(spec.shape);
+  for (int64_t row = 0; row < spec.shape.rows; ++row, past.next_row()) {
+    for (size_t kernel = 0; kernel < static_cast<size_t>(spec.shape.kernels); ++kernel) {
+      for (int64_t tap = 0; tap < spec.shape.taps; ++tap, ++data) {
+        const Offset was = IO::decodes ? Offset{false, 0} : offset_of(*data, spec.range);
+        const Offset is = one_number(io, m, past, kernel, was, spec, depth);
+        past.add(kernel, is.magnitude);
+        if constexpr (IO::decodes) {
+          if (is.magnitude > spec.range.side(is.negative)) return false;
+          const auto centre = static_cast<uint64_t>(spec.range.centre);
+          *data = static_cast<T>(is.negative ? centre - is.magnitude : centre + is.magnitude);
+        }
+      }
+    }
+    if constexpr (IO::decodes) {
+      if (io.missing()) return false;
+    }
+  }
+  return true;
+}
+
+// Numbers by a tree over all that are possible, in sparse tensors after whether they are the centre.
+template <class IO, class T>
+bool by_index(IO& io, Numbers& m, T* data, const Spec& spec) {
+  const bool sparse = spec.kind == Kind::sparse_index;
+  Past past(spec.shape);
+  for (int64_t row = 0; row < spec.shape.rows; ++row, past.next_row()) {
+    for (size_t kernel = 0; kernel < static_cast<size_t>(spec.shape.kernels); ++kernel) {
+      for (int64_t tap = 0; tap < spec.shape.taps; ++tap, ++data) {
+        int64_t value = IO::decodes ? 0 : static_cast<int64_t>(*data);
+        const bool other = !sparse || stepped(io, m, 0, past.view(kernel), value != spec.range.centre);
+        if (sparse) past.add(kernel, other);
+        if (other) {
+          const auto low = static_cast<uint64_t>(spec.range.low);
+          value = static_cast<int64_t>(low + index_number(io, m, static_cast<uint64_t>(value) - low, spec.width));
+        } else {
+          value = spec.range.centre;
+        }
+        if constexpr (IO::decodes) {
+          if (value > spec.range.high) return false;
+          *data = static_cast<T>(value);
+        }
+      }
+    }
+    if constexpr (IO::decodes) {
+      if (io.missing()) return false;
+    }
+  }
+  return true;
+}
+
+template <class IO, class T>
+bool by_pattern(IO& io, Patterns& m, T* data, const Spec& spec) {
+  constexpr int kBytes = static_cast<int>(sizeof(T));
+  uint32_t before = 0;
+  for (int64_t left = spec.shape.count(); left > 0; --left, ++data) {
+    const uint64_t x = IO::decodes ? 0 : static_cast<uint64_t>(static_cast<int64_t>(*data));
+    uint64_t found = 0;
+    uint32_t first = 0;
+    for (int place = 0; place < kBytes; ++place) {
+      const auto byte = static_cast<uint32_t>(x >> (8 * (kBytes - 1 - place)) & 255);
+      const uint32_t got = pattern_byte(io, m, place, place ? first : before, byte);
+      if (place == 0) first = got;
+      found = found << 8 | got;
+    }
+    before = first;
+    if constexpr (IO::decodes) {
+      *data = static_cast<T>(found);
+      if (io.missing()) return false;
+    }
+  }
+  return true;
+}
+
+template <class IO, class T>
+bool body(IO& io, State& state, T* data, const Spec& spec) {
+  switch (spec.kind) {
+    case Kind::mixed:
+    case Kind::dense: return by_magnitude(io, state.numbers, data, spec);
+    case Kind::index:
+    case Kind::sparse_index: return by_index(io, state.numbers, data, spec);
+    case Kind::patterns: return by_pattern(io, state.patterns, data, spec);
+  }
+  return false;
+}
+
+// A function of the width of a piece's numbers, called with a pointer of that type.
+template <class F>
+auto typed(const lilliput_piece& p, F call) {
+  switch (p.width) {
+    case 1: return call(static_cast<int8_t*>(p.data));
+    case 2: return call(static_cast<int16_t*>(p.data));
+    case 4: return call(static_cast<int32_t*>(p.data));
+    default: return call(static_cast<int64_t*>(p.data));
+  }
+}
+
+}  // namespace lilliput
