@@ -79,7 +79,8 @@ def theirs(name: str) -> dict[str, dict[str, Any]]:
     for label in THEIRS if PEERS.exists() else ():
         path = KEPT / f"{name}_{label.replace(', ', '_').replace(' ', '-')}.onnx"
         command = [str(PEERS), __file__, "--theirs", name, label, str(path)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+        there = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=there)
         found[label] = json.loads(done.stdout.splitlines()[-1]) | {"file": path}
         print(f"{name:14} {label:28} made", flush=True)
     return found
