@@ -234,8 +234,9 @@ def test_permuted_channels_have_permuted_scores(name: str) -> None:
                     tensor.copy_(tensor[order])
         model.back.weight.copy_(model.back.weight[:, order])
     after = scored(model, name)
-    torch.testing.assert_close(after["inner"], before["inner"][order], rtol=1e-6, atol=1e-12)
-    torch.testing.assert_close(after["stem"], before["stem"], rtol=1e-6, atol=1e-12)
+    near = 1e-3 if name == "lasso" else 1e-6  # coordinate descent stops when it is close
+    torch.testing.assert_close(after["inner"], before["inner"][order], rtol=near, atol=1e-12)
+    torch.testing.assert_close(after["stem"], before["stem"], rtol=near, atol=1e-12)
 
 
 def test_a_silent_channel_is_worth_nothing_to_the_loss() -> None:
