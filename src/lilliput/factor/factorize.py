@@ -21,7 +21,7 @@ from lilliput.factor.moments import absorb_whitened, moments, root, whitened
 from lilliput.factor.ranks import FULL, VBMF, Offer, Rung
 from lilliput.factor.reconstruct import reconstruct
 from lilliput.factor.sites import Site, sites
-from lilliput.factor.times import edits, thinned, times
+from lilliput.factor.times import edits, share, thinned, times
 from lilliput.measure import profile
 
 RULES = ("rank", "energy", "error", "macs", "params", "latency")
@@ -233,8 +233,8 @@ class Factorize(Method):
             return self._in_time(model, ladders, look, stays)
         whole = getattr(profile(model, look.example[:1]), rule)
         costs = [(getattr(site, rule), [getattr(rung, rule) for rung in rungs]) for site, rungs in ladders]
-        share = getattr(self, rule)
-        return self._choose(ladders, costs, (share - 1) * whole, f"`{rule}` (={share})", whole, stays)
+        asked = getattr(self, rule)
+        return self._choose(ladders, costs, (asked - 1) * whole, f"`{rule}` (={asked})", whole, stays)
 
     def _in_time(
         self, model: nn.Module, ladders: list[tuple[Site, list[Rung]]], look: Look, stays: dict[str, str]
@@ -250,7 +250,7 @@ class Factorize(Method):
             tried = dict(stays)
             chosen = self._choose(ladders, costs, room, f"`latency` (={self.latency})", now, tried)
             made = perform(model, [edit for site, rung in chosen for edit in edits(site, rung)], weights=False)
-            saved = clock(made) - now
+            saved = (share(clock, made, model) - 1) * now
             if saved <= target + 1e-9 * now:
                 stays |= tried
                 return chosen

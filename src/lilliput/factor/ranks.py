@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,26 +38,36 @@ class Offer:
     def __init__(self, site: Site, form: type[Chain], options: dict[str, Any], weight: Tensor, multiple: int = 1) -> None:
         self.site, self.form, self.options, self.multiple, self.weight = site, form, options, multiple, weight
         self.largest = form.largest(site.seen, **options)
-        self.modes: list[Mode] = form.modes(weight, **options)
+
+    @cached_property
+    def modes(self) -> list[Mode]:
+        """What the ranks keep; computed where something asks, since given ranks need no spectrum."""
+        return self.form.modes(self.weight, **self.options)
 
     def rung(self, ranks: Ranks) -> Rung:
-        """This form at these ranks."""
-        error = min(1.0, sum(tail(m.energies, r) for m, r in zip(self.modes, ranks, strict=True)))
+        """This form at these ranks, with what it loses."""
+        return replace(self.priced(ranks), error=self._error(ranks))
+
+    def _error(self, ranks: Ranks) -> float:
+        return min(1.0, sum(tail(m.energies, r) for m, r in zip(self.modes, ranks, strict=True)))
+
+    def priced(self, ranks: Ranks) -> Rung:
+        """This form at these ranks, with nothing said of what it loses."""
         macs, params = self.form.price(self.site.seen, ranks, self.site.sizes, **self.options)
-        return Rung(self.form, ranks, self.options, error, macs, params)
+        return Rung(self.form, ranks, self.options, math.nan, macs, params)
 
     def given(self, rank: Rank) -> Rung:
         """A number, a share of the largest, "full", "vbmf", or one number for each rank of the form."""
         if rank == VBMF:
             return self.vbmf(1.0)
         if rank == FULL:
-            return self.rung(self.largest)
+            return self.priced(self.largest)
         if isinstance(rank, float):
-            return self.rung(self.rounded([rank * most for most in self.largest]))
+            return self.priced(self.rounded([rank * most for most in self.largest]))
         if isinstance(rank, int):
             rank = (rank,) * len(self.largest)
         assert not isinstance(rank, str)
-        return self.rung(self.form.ranks(self.site.seen, tuple(rank), **self.options))
+        return self.priced(self.form.ranks(self.site.seen, tuple(rank), **self.options))
 
     def energy(self, share: float) -> Rung:
         """The smallest ranks that keep this share of the energy in each mode."""

@@ -14,7 +14,7 @@ from lilliput.factor.shape import Link, Pair
 from lilliput.factor.sites import Site
 from lilliput.measure.shape_times import LayerShape
 
-FEW = 6  # ranks of a layer that are tried where every one means timing a whole network
+FEW, SOME = 6, 10  # ranks of a form tried where every one means timing a whole network, and where there is a table
 
 
 @runtime_checkable
@@ -24,6 +24,20 @@ class Layered(Protocol):
     def layers(self, shapes: Sequence[LayerShape]) -> list[float]:
         """Milliseconds of each shape."""
         ...
+
+
+@runtime_checkable
+class Paired(Protocol):
+    """A clock that can time two networks in turns, so that their ratio holds on a machine that drifts."""
+
+    def ratio(self, model: nn.Module, baseline: nn.Module) -> float:
+        """The time of a model as a share of the baseline's."""
+        ...
+
+
+def share(clock: Callable[[nn.Module], float], model: nn.Module, baseline: nn.Module) -> float:
+    """What a model takes as a share of what the baseline does."""
+    return clock.ratio(model, baseline) if isinstance(clock, Paired) else clock(model) / clock(baseline)
 
 
 def times(
@@ -48,11 +62,14 @@ def times(
 
 
 def thinned(rungs: list[Rung], clock: Callable[[nn.Module], float]) -> list[Rung]:
-    """The rungs worth timing: all where there is a table, else a few, evenly by what they lose."""
-    if isinstance(clock, Layered) or len(rungs) <= FEW:
-        return rungs
-    ordered = sorted(rungs, key=lambda r: (r.error, r.macs))
-    return [ordered[round(i * (len(ordered) - 1) / (FEW - 1))] for i in range(FEW)]
+    """The rungs worth timing, since every shape takes a while: of each form a few, evenly by what they lose."""
+    count = SOME if isinstance(clock, Layered) else FEW
+    kept = []
+    for form in dict.fromkeys(rung.form for rung in rungs):
+        ordered = sorted((r for r in rungs if r.form is form), key=lambda r: (r.error, r.macs))
+        places = {round(i * (len(ordered) - 1) / (count - 1)) for i in range(count)}
+        kept += [ordered[place] for place in sorted(places)]
+    return kept
 
 
 def edits(site: Site, rung: Rung) -> list:  # type: ignore[type-arg]

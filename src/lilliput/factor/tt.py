@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lilliput.factor.chain import Chain, Mode, Ranks, form
 from lilliput.factor.shape import Link, Shape
 from lilliput.factor.spectra import energies, factors
-from lilliput.factor.tucker import bases
+from lilliput.factor.tucker import bases, core
 
 
 @form
@@ -58,10 +57,9 @@ class TensorTrain(Chain):
         """Bases of both channel axes, then the core between them as a column and a row."""
         outer, middle, inner = self.ranks_made
         u, v = bases(weight, outer, inner)
-        core = torch.einsum("ncyx,nr->rcyx", weight, u.to(weight.dtype))
-        core = torch.einsum("rcyx,cs->rsyx", core, v.to(weight.dtype))
-        kh, kw = core.shape[2:]
-        sides = core.permute(0, 3, 1, 2).reshape(outer * kw, inner * kh)
+        inside = core(weight, u, v)
+        kh, kw = inside.shape[2:]
+        sides = inside.permute(0, 3, 1, 2).reshape(outer * kw, inner * kh)
         kept = min(middle, *sides.shape)  # a core of small outer ranks has no larger one between
         left, right = (side.new_zeros(shape) for side, shape in ((sides, (outer * kw, middle)), (sides, (middle, inner * kh))))
         left[:, :kept], right[:kept] = factors(sides, kept)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lilliput.factor.chain import Chain, Mode, Ranks, form
 from lilliput.factor.shape import Link, Shape
-from lilliput.factor.spectra import energies, gram, leading
+from lilliput.factor.spectra import CHUNK, energies, gram, leading
 
-SWEEPS = 10
+SWEEPS = 6
 
 
 @form
@@ -52,27 +52,38 @@ class Tucker2(Chain):
         """Both bases, improved in turn, and the core they leave."""
         outer, inner = self.ranks_made
         u, v = bases(weight, outer, inner)
-        core = torch.einsum("ncyx,nr->rcyx", weight, u.to(weight.dtype))
-        core = torch.einsum("rcyx,cs->rsyx", core, v.to(weight.dtype))
-        return {"reduce": v.T, "core": core, "expand": u}
+        return {"reduce": v.T, "core": core(weight, u, v), "expand": u}
 
 
 def bases(weight: Tensor, outer: int, inner: int) -> tuple[Tensor, Tensor]:
     """Orthonormal bases of outputs (n, outer) and inputs (c, inner) that keep as much of the weight as they can, in doubles."""
-    v, kept = leading(gram(weight.transpose(0, 1).flatten(1)), inner)
-    total, before = float(kept.sum()), -1.0
+    v, kept = leading(_over_inputs(weight), inner)
     if inner == weight.shape[1]:
-        u, _ = leading(gram(weight.flatten(1)), outer)
-        return u, v
+        return leading(gram(weight.flatten(1)), outer)[0], v
+    total, before = float(kept.sum()), -1.0
     for _ in range(SWEEPS):
-        seen = torch.einsum("ncyx,cs->nsyx", weight, v.to(weight.dtype))
+        seen = torch.matmul(v.T.to(weight.dtype), weight.flatten(2))  # (n, inner, k·k)
         u, _ = leading(gram(seen.flatten(1)), outer)
         if outer == len(weight):
             break
-        seen = torch.einsum("ncyx,nr->rcyx", weight, u.to(weight.dtype))
-        v, kept = leading(gram(seen.transpose(0, 1).flatten(1)), inner)
+        seen = (u.T.to(weight.dtype) @ weight.flatten(1)).view(outer, *weight.shape[1:])
+        v, kept = leading(_over_inputs(seen), inner)
         now = float(kept[:inner].sum())
-        if now - before < 1e-6 * total:
+        if now - before < 1e-5 * total:
             break
         before = now
     return u, v
+
+
+def core(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """What the bases leave of a weight, (outer, inner, kh, kw)."""
+    seen = (u.T.to(weight.dtype) @ weight.flatten(1)).view(-1, *weight.shape[1:])
+    return torch.matmul(v.T.to(weight.dtype), seen.flatten(2)).unflatten(2, weight.shape[2:])
+
+
+def _over_inputs(weight: Tensor) -> Tensor:
+    """The Gram matrix of the unfolding over inputs, (c, c) in doubles, some filters at a time."""
+    total = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.double)
+    for part in weight.split(max(1, CHUNK // weight[0].numel())):
+        total += gram(part.transpose(0, 1).flatten(1))
+    return total
