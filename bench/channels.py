@@ -39,8 +39,7 @@ KEPT = ROOT / "out/channels"
 RATIOS, SEEDS = (2.1, 2.6), (0, 1, 2)
 TEACHER = Hinton()
 OURS: dict[str, dict[str, Any]] = {
-    "ours": {"criterion": "fisher", "allocate": "global", "compensate": True},
-    "ours, l2": {"criterion": "l2", "compensate": True},
+    "ours": {"criterion": "hessian", "allocate": "global", "per": "macs", "compensate": True},
 }
 THEIRS = {"torch-pruning, group norm": (2, True), "torch-pruning, l1": (1, False)}
 DISTILLED = {f"{name}, with our distillation": name for name in THEIRS}
