@@ -12,7 +12,8 @@ from __future__ import annotations
 import copy
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,7 @@ class Trial:
 
     def __init__(self, model: nn.Module, example: Tensor, found: Channels, branches: bool) -> None:
         self.model, self.example, self.found, self.branches = model, example, found, branches
+        self._models: dict[torch.dtype, nn.Module] = {}
         self.own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     def fails(self, groups: Sequence[Group], dtypes: Sequence[torch.dtype] = PRECISIONS) -> bool:
@@ -110,9 +112,10 @@ class Trial:
 
     def edits(self, groups: Sequence[Group]) -> list[Resize]:
         """Of each group goes its first, so that everything behind it moves, and others: more here, fewer there."""
-        draw, gone = random.Random(0), set[int]()
+        gone = set[int]()
         for group in groups:
             first, *rest = group.atoms
+            draw = random.Random(first)  # the same whatever other groups are tried with it
             gone |= {first, *draw.sample(rest, draw.randrange(len(rest)) if rest else 0)}
         for slot in self.found.slots:  # groups of one atom must not all go where there is nothing else
             if set(slot.atoms.tolist()) <= gone:
@@ -122,14 +125,17 @@ class Trial:
     def pair(self, groups: Sequence[Group], dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
         """The network with some channels silenced, and the one without them."""
         edits = self.edits(groups)
-        large = _lively(copy.deepcopy(self.model).to(dtype).eval())
-        shared = {id(t): t for t in [*large.parameters(), *large.buffers()]}  # what is cut is copied by cutting
-        small = copy.deepcopy(large, shared)
+        if dtype not in self._models:
+            alike = [p for p in self.model.parameters() if p.dtype is dtype]
+            self._models[dtype] = _lively(_sharing(self.model, alike).to(dtype).eval())
+        whole = self._models[dtype]
+        large, small = (_sharing(whole, [*whole.parameters(), *whole.buffers()]) for _ in range(2))
         with torch.no_grad():
             for edit in edits:
                 with at(edit.site):
                     resize_at(small, edit)
-        silence(large, edits)
+            _own(large, edits)
+            silence(large, edits)
         return large, small
 
     def images(self, dtype: torch.dtype) -> Iterator[Tensor]:
@@ -162,14 +168,45 @@ def _small(shape: torch.Size) -> tuple[int, ...]:
     return (*shape[:2], *(32 * round(side * SIDE / min(shape[2:]) / 32) for side in shape[2:]))
 
 
+def _sharing(model: nn.Module, tensors: Iterable[Tensor]) -> nn.Module:
+    """A copy of a network in which these tensors are not copied: whoever changes one puts another in its place."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def _own(model: nn.Module, edits: Sequence[Resize]) -> None:
+    """Give the layers that edits name tensors of their own."""
+    owners = {e.site.rpartition(".")[0] if e.axis.isdigit() else e.site for e in edits}
+    _put(model, {id(m) for m in map(model.get_submodule, owners)}, torch.clone)
+
+
 def _lively(model: nn.Module) -> nn.Module:
-    """Constant scales and offsets that differ from channel to channel, in place: a fresh norm would hide what is wrong."""
+    """Constant scales and offsets that differ from channel to channel: a fresh norm would hide what is wrong."""
     source = torch.Generator().manual_seed(0)
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_floating_point() and tensor.numel() > 1 and _constant(tensor.detach().reshape(-1)):
-            noise = 0.5 + torch.rand(tensor.shape, generator=source, dtype=torch.float64)
-            tensor.detach().mul_(noise.to(tensor)) if bool(tensor.any()) else tensor.detach().add_((noise - 1).to(tensor))
+
+    def varied(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point() or tensor.numel() < 2 or not _constant(tensor.reshape(-1)):
+            return tensor
+        noise = 0.5 + torch.rand(tensor.shape, generator=source, dtype=torch.float64)
+        return tensor * noise.to(tensor) if bool(tensor.any()) else (noise - 1).to(tensor)
+
+    _put(model, {id(m) for m in model.modules()}, varied)
     return model
+
+
+def _put(model: nn.Module, chosen: set[int], change: Callable[[Tensor], Tensor]) -> None:
+    """Put changed tensors in the place of those of some modules; what is shared stays shared."""
+    done: dict[int, tuple[Tensor, Tensor]] = {}
+    for module in model.modules():
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for table in tables if id(module) in chosen else ():
+            for name, tensor in table.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in done:
+                    new = change(tensor.detach())
+                    made = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+                    done[id(tensor)] = (tensor, made)
+                table[name] = done[id(tensor)][1]
 
 
 def _constant(numbers: Tensor) -> bool:
