@@ -1,0 +1,85 @@
+// Fuzz the native decoder: any bytes as any tensors are decoded within bounds or refused.
+//
+//     clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -Icsrc tests/fuzz_codec.cc csrc/codec.cc csrc/tables.cc
+//     g++ -DALONE -std=c++17 -g -O1 -fsanitize=address,undefined -Icsrc tests/fuzz_codec.cc csrc/codec.cc csrc/tables.cc
+//
+// With ALONE the program makes its own inputs: `./a.out 100000`. What is decoded is encoded and decoded again, too.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <vector>
+
+#include "codec.h"
+
+namespace {
+
+void require(bool holds, const char* what) {
+  if (holds) return;
+  fprintf(stderr, "%s\n", what);
+  abort();
+}
+
+int64_t number(const std::vector<uint8_t>& data, size_t at, int width) {
+  int64_t value = 0;
+  memcpy(&value, &data[at * static_cast<size_t>(width)], static_cast<size_t>(width));
+  const int unused = 64 - 8 * width;
+  return static_cast<int64_t>(static_cast<uint64_t>(value) << unused) >> unused;
+}
+
+// Eight bytes describe a tensor: its three sizes, its width, its bounds.
+lilliput_piece piece_of(const uint8_t* d, std::vector<uint8_t>& room) {
+  const int width = 1 << (d[3] & 3), bits = 8 * width - 1;
+  const int64_t least = -(int64_t{1} << (bits - 1)) * 2, most = -(least + 1);
+  lilliput_piece p{d[0] % 9, d[1] % 9, d[2] % 9, least, most, width, 0, nullptr};
+  if (d[3] & 4 && width > 1) {
+    p.patterns = 1;
+  } else {
+    p.low = least + static_cast<int64_t>((static_cast<uint64_t>(d[4] & 127) << (bits - 7)) * (d[3] >> 3 & 1));
+    p.high = d[5] & 1 ? most : p.low + d[6] % 127;
+    if (d[7] & 1) p.low = -(d[4] % 100), p.high = d[6] % 100;
+  }
+  room.assign(static_cast<size_t>(p.rows * p.kernels * p.taps * width) + 1, 0);
+  p.data = room.data();
+  return p;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size < 16) return 0;
+  std::vector<uint8_t> rooms[2];
+  lilliput_piece pieces[2] = {piece_of(data, rooms[0]), piece_of(data + 8, rooms[1])};
+  uint64_t ends[2];
+  std::vector<uint8_t> text(data[0]);
+  lilliput_decode_text(data + 16, size - 16, text.data(), text.size());
+  if (lilliput_decode(data + 16, size - 16, pieces, 2, ends) != lilliput_ok) return 0;
+  const std::vector<uint8_t> before[2] = {rooms[0], rooms[1]};
+  for (int i = 0; i < 2; ++i) {
+    for (size_t at = 0; at + 1 < rooms[i].size() / static_cast<size_t>(pieces[i].width); ++at) {
+      const int64_t value = number(rooms[i], at, pieces[i].width);
+      require(pieces[i].low <= value && value <= pieces[i].high, "a number out of bounds");
+    }
+  }
+  uint8_t* out = nullptr;
+  size_t made = 0;
+  require(lilliput_encode(pieces, 2, &out, &made) == lilliput_ok, "what was decoded is not encoded");
+  require(lilliput_decode(out, made, pieces, 2, ends) == lilliput_ok, "what was encoded is not decoded");
+  lilliput_free(out);
+  for (int i = 0; i < 2; ++i) require(rooms[i] == before[i], "other numbers came back");
+  return 0;
+}
+
+#ifdef ALONE
+int main(int argc, char** argv) {
+  srand(1);
+  for (long left = argc > 1 ? atol(argv[1]) : 10000; left > 0; --left) {
+    uint8_t data[80];
+    for (auto& byte : data) byte = static_cast<uint8_t>(rand() >> 7);
+    const int fewer = rand() % 64;  // short inputs fit small tensors
+    if (rand() & 1) data[0] %= 3, data[1] %= 3, data[2] %= 3, data[8] = 0;
+    LLVMFuzzerTestOneInput(data, sizeof data - static_cast<size_t>(fewer));
+  }
+  return 0;
+}
+#endif
