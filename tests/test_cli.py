@@ -211,3 +211,17 @@ def test_a_seed_decides_what_a_network_starts_from_and_nothing_else() -> None:
     state = torch.get_rng_state()
     one, same, other = (open_model("resnet8", seed=s).get_parameter("conv1.weight") for s in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other) and torch.equal(state, torch.get_rng_state())
+
+
+def test_pack_says_which_coder_and_show_what_it_saves(lilliput) -> None:  # type: ignore[no-untyped-def]
+    sizes = {}
+    for coder in ("plain", "huffman", "context"):
+        done = lilliput("pack", "resnet8:channels=1,width=0.5", f"{coder}.lil", "--coder", coder, "--json")
+        if coder == "context" and done.code:
+            assert "native core" in done.err  # nothing else can write it
+            return
+        sizes[coder] = done.json()["bytes"]
+    assert sizes["context"] < min(sizes["plain"], sizes["huffman"])
+    assert "over entropy" in lilliput("show", "context.lil").out
+    wrong = lilliput("pack", "resnet8", "net.lil", "--coder", "contexts")
+    assert wrong.code == 2 and "Did you mean `context`?" in wrong.err

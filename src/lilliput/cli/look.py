@@ -192,7 +192,7 @@ def show(file: Annotated[Path, typer.Argument(metavar="FILE.lil")], json_out: Js
     from lilliput.store import account, read_record
 
     record, rows = read_record(file), account(file)
-    cells = [[r.name, r.kind, f"{r.elements:,}", f"{r.bytes:,}", f"{r.bits:.2f}"] for r in rows]
+    cells = [[r.name, r.kind, f"{r.elements:,}", f"{r.bytes:,}", f"{r.bits:.2f}", _overhead(r)] for r in rows]
     if json_out:
         terminal.show(None, {"record": record.to_json(), "tensors": [r.to_json() for r in rows]}, True)
         return
@@ -200,7 +200,12 @@ def show(file: Annotated[Path, typer.Argument(metavar="FILE.lil")], json_out: Js
     terminal.out.print(f"recipe        {record.recipe or 'none'}", markup=False)
     for edit in record.edits:
         terminal.out.print(f"  {edit}", markup=False)
-    terminal.out.print(terminal.table("", ["tensor", "stored as", "elements", "bytes", "bits each"], cells))
+    terminal.out.print(terminal.table("", ["tensor", "stored as", "elements", "bytes", "bits each", "over entropy"], cells))
+
+
+def _overhead(row: Any) -> str:
+    """How far a tensor's bytes are from the entropy of its single numbers; below it where neighbours tell something."""
+    return f"{100 * row.overhead:+.1f} %" if row.entropy else "–"
 
 
 @app.command(name="zoo", epilog=example_of("zoo resnet20"))

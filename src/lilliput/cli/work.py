@@ -139,6 +139,9 @@ def pack(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT.lil")],
     weights: Weights = None,
+    coder: Annotated[
+        str | None, typer.Option(help="context (the smallest), huffman (for comparison) or plain (version 1).")
+    ] = None,
     trust: Trust = False,
     json_out: Json = False,
 ) -> None:
@@ -147,7 +150,7 @@ def pack(
     from lilliput.store import save
     from lilliput.terminal import show
 
-    written = save(open_model(model, weights=weights, trust=trust), out)
+    written = save(open_model(model, weights=weights, trust=trust), out, coder=coder)
     show(f"{out}: {written:,} bytes", {"file": str(out), "bytes": written}, json_out)
 
 
