@@ -42,12 +42,12 @@ def test_yaml_and_text_are_invertible() -> None:
     [
         ("[", "not YAML"),
         ("a: 1", "a mapping with a list of `steps`"),
-        ("steps: [prune.chanels]", "step 1: no method or step is called `prune.chanels`. Did you mean `prune.channels`?"),
+        ("steps: [prune.chanels]", "step 1: no method or step is called `prune.chanels`. Did you mean `prune.channels`"),
         ("steps: [bake, {fit: {epoch: 2}}]", "step 2: fit: no option is called `epoch`. Did you mean `epochs`?"),
         ("steps: [{fit: {epochs: many}}]", "step 1: fit: `epochs` (='many')"),
         ("steps: [{prune.channels: {keep: 2}}]", "step 1: prune.channels: `keep` (=2.0)"),
         ("steps: [3]", "`3` is not a step"),
-        ("steps: [{distill.hinton: {}}]", "is no method, fit, batchnorm or bake"),
+        ("steps: [{distill.hinton: {}}]", "is no method, fit, batchnorm, bake or rewind"),
     ],
 )
 def test_what_is_no_recipe_is_refused_with_the_step(text: str, words: str) -> None:

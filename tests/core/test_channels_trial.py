@@ -16,7 +16,7 @@ from lilliput.core.edits import Resize
 from lilliput.core.perform import perform
 from lilliput.errors import EditError, ModelError
 
-IMAGE = torch.randn(1, 3, 8, 8)
+IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def first_four_tripled(m: nn.Module, x: Tensor) -> Tensor:
@@ -63,6 +63,7 @@ COUNTS = [
 
 @pytest.mark.parametrize(("function", "width"), COUNTS)
 def test_code_that_counts_channels_is_pinned_with_its_line(function: Callable[..., Tensor], width: int) -> None:
+    torch.manual_seed(3)  # a network this narrow may be cut by its activations, and then there is nothing to see
     model = Between(function, width)
     found = channels(model, IMAGE)
     assert {g.name for g in found.groups} == {"b"}

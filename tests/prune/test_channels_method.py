@@ -106,3 +106,20 @@ def test_a_network_that_cannot_shrink_says_why() -> None:
 def test_an_unknown_criterion_offers_the_known() -> None:
     with pytest.raises(UnknownName, match="no pruning criterion is called `l3`"):
         Channels(criterion="l3").plan(net(), LOOK)
+
+
+def test_a_plan_that_is_not_silence_is_refused() -> None:
+    class Counts(nn.Module):
+        """Behaves at the width of the trial, and not at the width of the plan."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.a(x)
+            return self.b(y * 2 if y.shape[1] == 8 else y).mean((2, 3))
+
+    with pytest.raises(ModelError, match="counts on their number"):
+        Channels(keep=0.25).plan(Counts(), LOOK)
+    assert Channels(keep=0.5).plan(Counts(), LOOK)

@@ -111,12 +111,13 @@ class Trial:
         return f"the code counts on their number ({line or 'unknown place'})"
 
     def edits(self, groups: Sequence[Group]) -> list[Resize]:
-        """Of each group goes its first, so that everything behind it moves, and others: more here, fewer there."""
+        """Of each group goes its first, so that everything behind it moves, and others: more here, fewer there. Half stay,
+        since a signal through few channels may be cut by an activation, and then nothing differs."""
         gone = set[int]()
         for group in groups:
             first, *rest = group.atoms
             draw = random.Random(first)  # the same whatever other groups are tried with it
-            gone |= {first, *draw.sample(rest, draw.randrange(len(rest)) if rest else 0)}
+            gone |= {first, *draw.sample(rest, draw.randrange((len(rest) + 1) // 2) if rest else 0)}
         for slot in self.found.slots:  # groups of one atom must not all go where there is nothing else
             if set(slot.atoms.tolist()) <= gone:
                 gone.discard(int(slot.atoms[-1]))
@@ -159,6 +160,23 @@ class Trial:
                 model(image.clone())
                 model.eval()
         return found
+
+
+class _Planned(Trial):
+    """The trial of one plan instead of a drawn one."""
+
+    def __init__(self, model: nn.Module, example: Tensor, found: Channels, plan: list[Resize]) -> None:
+        super().__init__(model, example, found, False)
+        self.plan = plan
+
+    def edits(self, groups: Sequence[Group]) -> list[Resize]:
+        """The plan."""
+        return self.plan
+
+
+def deviates(model: nn.Module, example: Tensor, found: Channels, plan: list[Resize]) -> bool:
+    """Whether the network without these channels computes something else than with them silenced."""
+    return _Planned(model, example, found, plan).fails(())
 
 
 def _small(shape: torch.Size) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from lilliput.core.channels import Channels as ChannelNames
 from lilliput.core.channels import Group, channels
 from lilliput.core.edits import Edit
 from lilliput.core.method import Look, Method
+from lilliput.core.trial import deviates
 from lilliput.errors import ConfigError, ModelError
 from lilliput.prune.amounts import Amount, counts
 from lilliput.prune.criteria import criteria
@@ -85,7 +86,8 @@ class Channels(Method):
     def plan(self, model: nn.Module, look: Look) -> list[Edit]:
         """One `Resize` for every layer axis that loses channels.
 
-        Raises `ModelError` where channels should leave and none of the model can.
+        Raises `ModelError` where channels should leave and none of the model can, and for a plan that, tried out, is not the
+        same as silencing.
         """
         self.check()
         self._check_skipped(model)
@@ -103,6 +105,11 @@ class Channels(Method):
             raise ConfigError(
                 f"`keep` (={self.keep}) leaves every group whole at `multiple` (={self.multiple}): they have {sizes} channels. "
                 "Keep fewer, or lower `multiple`."
+            )
+        if deviates(model, look.example, found, list(edits)):
+            raise ModelError(
+                "without these channels the network computes something else than with them silenced: its code counts on their "
+                "number, which a smaller trial did not show. `skip` the layers in question, or keep more."
             )
         return list(edits)
 
