@@ -11,7 +11,7 @@ import lilliput as lp
 from lilliput import testing
 from lilliput.config import configs
 from lilliput.core.method import Method
-from lilliput.errors import ModelError
+from lilliput.errors import BudgetError, ModelError
 
 STRONG = {"factor.factorize": {"macs": 0.5}, "prune.channels": {"keep": 0.5}, "prune.layers": {"remove": 1}}
 """Options under which a method does something, where its defaults do nothing."""
@@ -47,8 +47,9 @@ def test_methods_compose(first: str, second: str) -> None:
     once = METHODS[first](model, look)
     try:
         twice = METHODS[second](once, look)
-    except ModelError as refusal:  # a method that finds nothing to do says so
-        assert any(words in str(refusal) for words in ("no channel can leave: ", "no layer can be factorized: "))
+    except (ModelError, BudgetError) as refusal:  # a method that finds nothing, or too little, to do says so
+        said = ("no channel can leave: ", "no layer can be factorized: ", "is below the floor: ")
+        assert any(words in str(refusal) for words in said)
         return
     assert lp.edits(twice)[: len(lp.edits(once))] == lp.edits(once)
     with torch.no_grad():

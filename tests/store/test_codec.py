@@ -43,13 +43,20 @@ def test_decode_inverts_encode(name: str, section: tuple[list[Any], list[Piece]]
 
 @pytest.mark.parametrize("name", list(codecs))
 @given(section=sections())
-def test_every_truncation_and_extension_raises(name: str, section: tuple[list[Any], list[Piece]]) -> None:
+def test_no_truncation_is_taken_for_the_whole_and_every_extension_raises(
+    name: str, section: tuple[list[Any], list[Piece]]
+) -> None:
+    """Bytes of a range coder that end early may be those of other numbers; the file's checksum tells."""
     arrays, pieces = section
     codec = coder(name, {})
     data = codec.encode(arrays, pieces)
     for size in range(min(len(data), 64)):
-        with pytest.raises(FormatError, match="bytes"):
-            codec.decode(data[:size], pieces)
+        try:
+            found = codec.decode(data[:size], pieces)
+        except FormatError as error:
+            assert "bytes" in str(error)
+        else:
+            assert name == "context" and not all((a == b).all() for a, b in zip(found, arrays, strict=True))
     with pytest.raises(FormatError, match="bytes"):
         codec.decode(data + b"\0", pieces)
 
