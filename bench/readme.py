@@ -1,9 +1,10 @@
-"""Writes the measured tables of README.md from bench/results; `--check` only says whether they are as they should be."""
+"""Writes the measured tables of the pages from bench/results; `--check` only says whether they are as they should be."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +86,74 @@ def text() -> str:
     return "\n".join(part for part in parts if part)
 
 
+def mobile() -> str:
+    """The small networks trained, and what three ideas are worth."""
+    result = load("mobile")
+    lines = ["| network | parameters | multiply-adds | ms | test accuracy, % | seeds |", "|---|---:|---:|---:|---:|---:|"]
+    for r in result["rows"]:
+        spread = "" if r["spread"] is None else f" ± {r['spread']:.2f}"
+        cells = (r["label"], f"{r['params']:,}", f"{r['macs'] / 1e6:.1f} M", f"{r['latency_ms']['median']:.3f}")
+        lines.append(f"| {' | '.join(cells)} | {r['accuracy']:.2f}{spread} | {len(r['seeds'])} |")
+    said = {
+        "shuffle": "the channel shuffle", "shuffle (longer)": "in 10 epochs", "shuffle (narrow)": "at width 0.125",
+        "linear": "a linear bottleneck instead of ReLU6", "learned": "learned instead of fixed shifts",
+    }  # fmt: skip
+    gains = [f"{said[i['idea']]} {i['mean']:+.2f}" + (f" ± {i['spread']:.2f}" if i["spread"] else "") for i in result["ideas"]]
+    return "\n".join([*lines, "", f"Worth in points (mean and deviation of the same seeds): {'; '.join(gains)}.", "",
+                      f"{result['data']}. {result['schedule']} {machine(result)}"])  # fmt: skip
+
+
+def profiler() -> str:
+    """How long counting takes, and what two other counters find."""
+    result = load("profiler")
+    times = {r["name"]: r["seconds"] for r in result["rows"]}
+    slow = max(times, key=lambda name: times[name])
+    lines = [
+        f"MobileNetV2 at 224 is counted in {times['mobilenet_v2']:.2f} s, the slowest of the {len(times)} networks (`{slow}`) "
+        f"in {times[slow]:.2f} s (medians of {result['repeats']})."
+    ]
+    for peer, found in result["peers"].items():
+        rest = "" if found["equal"] == found["counts"] else f"; others by {found['lowest']:+.1f} to {found['highest']:+.1f} %"
+        lines.append(f"`{peer}` counts {found['counts']} of them, {found['equal']} with the same multiply-adds{rest}.")
+    return "\n".join([*lines, "", machine(result)])
+
+
+def load(name: str) -> dict[str, Any]:
+    """One result."""
+    return dict(json.loads((ROOT / f"bench/results/{name}.json").read_text()))
+
+
+def machine(result: dict[str, Any]) -> str:
+    """Hardware and versions, in a line."""
+    found, parts = result["hardware"], result["versions"]
+    return f"{found['cpu']}, {found['cores']} cores, torch {parts['torch']}, ONNX Runtime {parts['onnxruntime']}."
+
+
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"measured": text},
+    "docs/zoo.md": {"mobile": mobile, "profiler": profiler},
+}
+"""What is generated: pages, and in each the text between `<!-- NAME:begin -->` and `<!-- NAME:end -->`."""
+
+
+def page(name: str) -> str:
+    """A page as the results say it should be."""
+    found = (ROOT / name).read_text()
+    for mark, write in PAGES[name].items():
+        begin, end = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
+        head, rest = found.split(begin)
+        found = f"{head}{begin}\n{write()}\n{end}{rest.split(end)[1]}"
+    return found
+
+
 def main() -> None:
     """Write or check."""
-    path = ROOT / "README.md"
-    old = path.read_text()
-    begin, end = "<!-- measured:begin -->", "<!-- measured:end -->"
-    head, rest = old.split(begin)
-    new = f"{head}{begin}\n{text()}\n{end}{rest.split(end)[1]}"
-    if "--check" in sys.argv:
-        sys.exit(0 if new == old else "README.md is not what bench/results say; run `python bench/readme.py`")
-    path.write_text(new)
+    for name in PAGES:
+        old, new = (ROOT / name).read_text(), page(name)
+        if "--check" not in sys.argv:
+            (ROOT / name).write_text(new)
+        elif new != old:
+            sys.exit(f"{name} is not what bench/results say; run `python bench/readme.py`")
 
 
 if __name__ == "__main__":
