@@ -196,7 +196,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     ]
     environment = {**os.environ, "LILLIPUT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen(
-        [sys.executable, "-m", "lilliput", *words], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "lilliput", *words],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
     )
     while not list((tmp_path / "cache").glob("stages/*/replicate_0/fit.safetensors")) and run.poll() is None:
         time.sleep(0.05)

@@ -167,7 +167,7 @@ def test_schedules_write_recipes() -> None:
     assert one_shot(weights, training) == [weights, training]
     steps = iterative(weights, training, rounds=3)
     rates = [step.rate for step in steps[::2]]
-    assert rates == pytest.approx([1 - 0.2 ** (1 / 3), 1 - 0.2 ** (2 / 3), 0.8]) and steps[1::2] == [training] * 3
+    assert rates == pytest.approx([1 - 0.2 ** (1 / 3), 1 - 0.2 ** (2 / 3), 0.8], abs=1e-6) and steps[1::2] == [training] * 3
     for steps in (gradual(weights, training), regrown(weights, training), regrown(weights, training, start=0.2)):
         recipe = Recipe(steps)
         recipe.check()

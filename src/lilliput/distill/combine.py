@@ -20,7 +20,7 @@ class Sum(Distillation):
     multiply the weight that a member has anyway. All members share one forward of the teacher.
     """
 
-    losses: tuple[Distillation, ...] = ()
+    losses: tuple[Distillation, ...] = (Hinton(),)
     weights: tuple[float, ...] = ()
     hard: float = 1.0
 

@@ -72,8 +72,8 @@ def unreachable(name: str, share: float, least: float) -> str:
 def rounded(share: float, size: int, multiple: int) -> int:
     """A share of a width as a multiple, at least one of them, at most all.
 
-    >>> rounded(0.7, 16, 1), rounded(0.7, 16, 8), rounded(0.01, 16, 8), rounded(0.9, 12, 8)
-    (11, 8, 8, 12)
+    >>> rounded(0.7, 16, 1), rounded(0.7, 16, 8), rounded(0.01, 16, 8), rounded(0.95, 13, 8)
+    (11, 8, 8, 13)
     """
     if share >= 1:
         return size
