@@ -154,6 +154,6 @@ def test_a_sum_needs_a_weight_each() -> None:
     with pytest.raises(ConfigError, match="one weight each"):
         distill.Sum([Dkd()], [1.0, 2.0]).check()
     with pytest.raises(ConfigError, match="one weight each"):
-        distill.Sum().check()
+        distill.Sum([]).check()
     with pytest.raises(ConfigError, match=r"distill\.dkd: `temperature`"):
         distill.Sum([Dkd(temperature=0.0)]).check()
