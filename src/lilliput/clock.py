@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import statistics
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from lilliput.measure.layer_times import LayerTime, layer_times
 from lilliput.measure.shape_times import LayerShape, ShapeTimes
 
 RUNTIMES = ("onnxruntime", "torch", "executorch")
+_SECONDS, _SESSIONS = 10.0, 3
 
 
 def latency(model_or_file: nn.Module | str | Path, example: Tensor, runtime: str = "onnxruntime", threads: int = 1) -> Latency:
@@ -75,18 +77,23 @@ class Clock:
             self._times[key] = self.compare({"it": model})["it"]
         return self._times[key].median_ms
 
-    def compare(self, models: Mapping[str, nn.Module]) -> dict[str, Latency]:
+    def compare(self, models: Mapping[str, nn.Module], seconds: float = _SECONDS) -> dict[str, Latency]:
         """Latencies measured alternately in one run, so that their ratios hold on a machine that drifts. Never cached."""
         if self.runtime == "torch":
-            return time_modules(models, self.example, threads=self.threads)
-        return time_files({name: self._file(model) for name, model in models.items()}, self.example, threads=self.threads)
+            return time_modules(models, self.example, threads=self.threads, seconds=seconds)
+        files = {name: self._file(model) for name, model in models.items()}
+        return time_files(files, self.example, threads=self.threads, seconds=seconds)
 
     def ratio(self, model: nn.Module, baseline: nn.Module) -> float:
-        """The time of a model as a share of the baseline's: both measured in turns, once for each pair of structures."""
+        """The time of a model as a share of the baseline's: both measured in turns, once for each pair of structures.
+
+        The median of several measurements, each with sessions of its own: where a session's memory happens to lie changes
+        small networks by some percent, for as long as the session lives.
+        """
         key = (structure(model), structure(baseline))
         if key not in self._ratios:
-            times = self.compare({"it": model, "baseline": baseline})
-            self._ratios[key] = Ratio.of(times["it"], times["baseline"]).median
+            each = [self.compare({"it": model, "baseline": baseline}, _SECONDS / _SESSIONS) for _ in range(_SESSIONS)]
+            self._ratios[key] = statistics.median(Ratio.of(times["it"], times["baseline"]).median for times in each)
         return self._ratios[key]
 
     def layers(self, shapes: Sequence[LayerShape]) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from made_up_clock import Eights
 from torch import nn
@@ -45,11 +45,32 @@ def macs(model: nn.Module) -> int:
 
 @given(share=st.floats(0.3, 0.8), slack=st.floats(0.5, 3), constant=st.floats(0, 2))
 @settings(max_examples=4)
-def test_a_latency_target_is_met_within_five_percent(share: float, slack: float, constant: float) -> None:
+@example(share=0.36328125, slack=1.0, constant=0.0)  # where eights leave a gap of more than five percent
+def test_a_latency_target_is_met_within_five_percent_or_by_the_last_step_that_fits(
+    share: float, slack: float, constant: float
+) -> None:
     model = net("resnet20")
     seen, clock = look(slack, constant * 0.1)
     small = Channels(latency=share, allocate="latency")(model, seen)
-    assert 0.95 * share <= clock(small) / clock(model) <= share
+    assert clock(small) <= share * clock(model)
+    assert clock(small) >= 0.95 * share * clock(model) or not wider(model, small, share, clock)
+
+
+def wider(model: nn.Module, small: nn.Module, share: float, clock: Eights) -> list[int]:
+    """The groups that could be one candidate wider, alone, within a share of the time."""
+    thinning = thinned(model)
+    counts = tuple(len(group.atoms) for group in channels(small, X).groups)
+    found = []
+    for g, (size, count) in enumerate(zip(thinning.whole, counts, strict=True)):
+        for width in [c for c in candidates(size, 1) if c > count]:
+            if clock(thinning.performed((*counts[:g], width, *counts[g + 1 :]))) <= share * clock(model):
+                found.append(g)
+    return found
+
+
+def thinned(model: nn.Module) -> Thinning:
+    found = channels(model, X)
+    return Thinning(model, X, found, found.groups, Evidence(model, found.groups, Look(X)).scores(criteria["l1"]))
 
 
 def test_widths_that_the_runtime_likes_are_chosen() -> None:
@@ -120,9 +141,7 @@ def test_grouped_and_depthwise_layers_are_counted_as_they_shrink() -> None:
         nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 32, 1), nn.Conv2d(32, 32, 3, groups=4),
         nn.Flatten(), nn.Linear(32 * 26 * 26, 5),
     )  # fmt: skip
-    found = channels(model, X)
-    scores = Evidence(model, found.groups, Look(X)).scores(criteria["l1"])
-    thinning = Thinning(model, X, found, found.groups, scores)
+    thinning = thinned(model)
     layout = Layout(thinning, Eights(X).layers)
     for share in (1, 2, 4):
         counts = tuple(size // share for size in thinning.whole)

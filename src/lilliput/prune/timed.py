@@ -148,15 +148,18 @@ def confirm(
     """
     goal = share * (1 - TOLERANCE / 2)
     aim, points, seen = goal, [(1.0, 1.0)], {}
+    low, high = 0.0, 1.0
     for _ in range(_ROUNDS):
         counts = solve(aim)
-        if counts in seen:
-            break
-        seen[counts] = measured(counts)
+        if counts not in seen:
+            seen[counts] = measured(counts)
+            points.append((predicted(counts), seen[counts]))
         if share * (1 - TOLERANCE) <= seen[counts] <= share:
             return counts
-        points.append((predicted(counts), seen[counts]))
+        low, high = (max(low, aim), high) if seen[counts] <= share else (low, min(high, aim))
         aim = _corrected(points, goal)
+        if not low < aim < high or solve(aim) in seen:  # what can be built has steps; look between them
+            aim = (low + high) / 2
     fitting = [counts for counts, ratio in seen.items() if ratio <= share]
     if not fitting:
         raise ConfigError(unreachable("latency", share, min(seen.values())))
