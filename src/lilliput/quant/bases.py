@@ -1,0 +1,184 @@
+"""Several signs instead of one: stacked binary bases of weights and of inputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lilliput.core.maps import Codes, maps
+from lilliput.errors import EditError
+from lilliput.quant.schemes import Scheme, plain, schemes
+from lilliput.quant.straight import Coded, check_bits
+from lilliput.quant.table import Table
+
+BASES = tuple(range(1, 6))
+
+
+@maps.register("abcnet")
+class AbcNet(Table):
+    r"""Weights become a sum of scaled signs.
+
+    q(w) = Σ_i α_i·B_i,   B_i = sign(w − mean(w) + u_i·std(w)),   u_i = −1 + 2(i − 1)/(M − 1) (0 for M = 1)
+    α: least squares of w on the bases, anew at each step of training
+    ∂q/∂w = Σ_i α_i          (straight-through each basis; α counts as a constant)
+    costs M bits a weight (`bits`) plus M scales a layer: kernels of one bit run it. A file holds which of the M + 1 values a
+    weight has, which is less. A weight that is one of these values already stays what it is.
+    Lin et al. 2017, "Towards accurate binary convolutional neural network", arXiv:1711.11294.
+    """
+
+    name = "abcnet"
+    stray = True
+    alpha: Tensor
+    shift: Tensor
+
+    def __init__(self, alpha: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.bits = len(alpha)
+        self.register_buffer("alpha", alpha)
+        self.register_buffer("shift", shift)
+
+    @classmethod
+    def like(cls, tensor: Tensor, bits: int = 3) -> AbcNet:  # type: ignore[override] # its own spec
+        check_bits(bits, BASES, "abcnet")
+        return cls(tensor.new_ones(bits), torch.linspace(-1, 1, bits, device=tensor.device))
+
+    def absorb(self, tensor: Tensor) -> None:
+        super().absorb(tensor)
+        w, count = tensor.detach().double(), len(self.alpha)
+        u = torch.linspace(-1, 1, count, dtype=w.dtype, device=w.device) if count > 1 else w.new_zeros(1)
+        self.shift = (w.mean() + u * w.std(correction=0)).to(tensor.dtype)  # ascending
+        signs = torch.where(tensor.flatten()[:, None] >= self.shift, 1.0, -1.0).double()  # n M
+        # Bases may coincide (a layer of one value), so the pseudo-inverse.
+        self.alpha = (torch.linalg.pinv(signs.T @ signs) @ (signs.T @ w.flatten())).to(tensor.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            self.absorb(x.detach())
+        return super().forward(x)
+
+    def soft(self, x: Tensor) -> Tensor:
+        return self.alpha.sum() * x
+
+    def levels(self) -> Tensor:
+        steps = torch.arange(len(self.alpha) + 1, device=self.alpha.device)[:, None]
+        return torch.where(torch.arange(len(self.alpha), device=self.alpha.device) < steps, self.alpha, -self.alpha).sum(1)
+
+    def bounds(self) -> Tensor:
+        return self.shift
+
+    def side(self) -> dict[str, Tensor]:
+        return {"alpha": self.alpha}
+
+
+@maps.register("abcnet_input")
+class AbcInput(Coded):
+    r"""Inputs become a sum of scaled signs, whose shifts and scales are learned.
+
+    q(x) = Σ_n β_n·H_n,   H_n = 1 where x + v_n ≥ 1/2, else −1
+    ∂q/∂x = Σ_n β_n·[0 ≤ x + v_n ≤ 1],   ∂q/∂v_n = β_n·[0 ≤ x + v_n ≤ 1],   ∂q/∂β_n = H_n
+    costs N bits an element (`bits`) plus β and v. Not idempotent.
+    At first the thresholds are quantiles of the calibration images' inputs, and β their least squares.
+    Lin et al. 2017, arXiv:1711.11294.
+    """
+
+    name = "abcnet_input"
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.bits = self.width = len(scale)
+        self.scale, self.shift = nn.Parameter(scale), nn.Parameter(shift)
+
+    @classmethod
+    def like(cls, tensor: Tensor, bits: int = 3) -> AbcInput:  # type: ignore[override] # its own spec
+        check_bits(bits, BASES, "abcnet_input")
+        return cls(tensor.new_ones(bits) / bits, 0.5 - torch.arange(1, bits + 1, device=tensor.device) / (bits + 1))
+
+    def absorb(self, tensor: Tensor) -> None:
+        super().absorb(tensor)
+        x = tensor.detach().flatten()
+        x = x[:: max(1, x.numel() // 65536)]
+        shares = torch.arange(1, len(self.scale) + 1, device=x.device, dtype=x.dtype) / (len(self.scale) + 1)
+        self.shift.data = 0.5 - torch.quantile(x, shares)
+        signs = self._signs(x).double()
+        self.scale.data = (torch.linalg.pinv(signs.T @ signs) @ (signs.T @ x.double())).to(x.dtype)
+
+    def soft(self, x: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        for scale, shift in zip(self.scale, self.shift, strict=True):
+            signs = torch.where(x.detach() + shift.detach() >= 0.5, 1.0, -1.0)
+            total = total + scale.detach() * (x + shift).clamp(0, 1) + scale * signs
+        return total
+
+    def encode(self, tensor: Tensor) -> Codes:
+        """One bit a basis, the first the lowest."""
+        bits = self._signs(tensor.detach()) > 0
+        weights = 2 ** torch.arange(self.width, device=tensor.device)
+        return Codes((bits * weights).sum(-1).to(torch.uint8), 0, 2**self.width - 1, {"scale": self.scale})
+
+    def decode(self, codes: Codes) -> Tensor:
+        scale = self.scale.detach()
+        every = torch.arange(2**self.width, device=scale.device)[:, None] >> torch.arange(self.width, device=scale.device)
+        return torch.where(every % 2 == 1, scale, -scale).sum(1)[codes.values.long()]
+
+    def _signs(self, x: Tensor) -> Tensor:
+        """... N"""
+        return torch.where(x.unsqueeze(-1) + self.shift.detach() >= 0.5, 1.0, -1.0)
+
+
+@maps.register("horq")
+class Horq(Coded):
+    r"""Inputs become a sum of scaled signs, each of what the ones before it left over.
+
+    q(x) = Σ_i β_i·H_i,   H_i = sign(r_i),   β_i = mean|r_i| over dimension 1,   r_1 = x,   r_{i+1} = r_i − β_i·H_i
+    ∂q/∂x = Σ_i β_i·[|r_i| ≤ 1]          (straight-through; β and H count as constants)
+    costs K bits an element (`bits`, the order) plus K scales for each sub-tensor. Not idempotent.
+    In the layer `residual_signs` dimension 1 holds what one output sees.       Li et al. 2017, arXiv:1708.08687.
+    """
+
+    name = "horq"
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = self.width = bits
+
+    @classmethod
+    def like(cls, tensor: Tensor, bits: int = 2) -> Horq:  # type: ignore[override] # its own spec
+        check_bits(bits, BASES[:4], "horq")
+        return cls(bits)
+
+    def soft(self, x: Tensor) -> Tensor:
+        total, rest = torch.zeros_like(x), x
+        for scale, signs in zip(*self._orders(x.detach()), strict=True):
+            total = total + scale * rest.clamp(-1, 1)
+            rest = rest - scale * signs
+        return total
+
+    def encode(self, tensor: Tensor) -> Codes:
+        """One bit an order, the first the lowest; the scales, one an order, in the order of orders."""
+        scales, signs = self._orders(tensor.detach())
+        codes = sum((sign > 0).to(torch.uint8) << order for order, sign in enumerate(signs))
+        if not isinstance(codes, Tensor):
+            raise EditError("an order of at least 1 has codes")
+        return Codes(codes, 0, 2**self.width - 1, {"scale": torch.stack(scales)})
+
+    def decode(self, codes: Codes) -> Tensor:
+        parts = [torch.where((codes.values >> i) & 1 > 0, s, -s) for i, s in enumerate(codes.side["scale"])]
+        return torch.stack(parts).sum(0)
+
+    def _orders(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The scales and signs of each order."""
+        scales, signs, rest = [], [], x
+        for _ in range(self.width):
+            scales.append(rest.abs().mean(1, keepdim=True))
+            signs.append(torch.where(rest >= 0, 1.0, -1.0))
+            rest = rest - scales[-1] * signs[-1]
+        return scales, signs
+
+
+def _bases(_: nn.Module, bits: int) -> dict[str, int]:
+    return {"bits": bits}
+
+
+schemes.add("abcnet", Scheme("abcnet", _bases, BASES, 3, "abcnet_input", _bases, BASES, 3))
+schemes.add("xnor", Scheme("bwn", plain, (1,), 1, "sign", plain, (1,), 1, swap="input_scale"))
+schemes.add("horq", Scheme("bwn", plain, (1,), 1, "horq", _bases, BASES[1:4], 2, swap="residual_signs"))

@@ -1,0 +1,92 @@
+"""Values in front, another function's gradient behind: how quantizers learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lilliput.core.maps import Quantizer
+from lilliput.errors import EditError
+
+
+class _Straight(torch.autograd.Function):
+    """The first tensor, with the gradient of the second."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, soft: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # type: ignore[override] # one a tensor
+        return None, grad
+
+
+def straight(value: Tensor, soft: Tensor) -> Tensor:
+    """`value` to the last bit; the gradient is that of `soft`.
+
+    Written as soft + (value − soft) it would be rounded twice, and what a file decodes would not be what was computed.
+
+    >>> x = torch.tensor([-0.3, 0.2], requires_grad=True)
+    >>> straight(x.detach().sign(), 2 * x)
+    tensor([-1.,  1.], grad_fn=<_StraightBackward>)
+    """
+    return _Straight.apply(value, soft) if soft.requires_grad else value  # type: ignore[no-any-return]
+
+
+class Coded(Quantizer):
+    """Base of the quantizers whose value is what their codes decode to, by construction.
+
+    Subclasses write `encode`, `decode` and `soft`, whose gradient stands in for the one that steps do not have.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = self.hard(x.detach())
+        return straight(value, self.soft(x)) if torch.is_grad_enabled() else value
+
+    def hard(self, x: Tensor) -> Tensor:
+        """The quantized tensor."""
+        return self.decode(self.encode(x))
+
+    def soft(self, x: Tensor) -> Tensor:
+        """A tensor with the gradient that is used; the identity by default."""
+        return x
+
+    def absorb(self, tensor: Tensor) -> None:
+        """Refuse what no levels fit; subclasses compute theirs."""
+        if not torch.isfinite(tensor).all():
+            raise EditError("the weight holds NaN or infinity, which no levels fit")
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits:g}"
+
+
+def mean_magnitude(w: Tensor, axis: int | None) -> Tensor:
+    """mean|w|, in a shape that broadcasts: over all of w, or over all but dimension `axis`.
+
+    Summed in float64, in which the mean of equal float32 numbers is that number: so quantizing again changes nothing.
+    """
+    return mean(w.abs(), axis)
+
+
+def mean(w: Tensor, axis: int | None) -> Tensor:
+    """The mean, as in `mean_magnitude`."""
+    return w.double().mean(others(w, axis), keepdim=True).to(w.dtype)
+
+
+def others(w: Tensor, axis: int | None) -> list[int]:
+    """All dimensions but one."""
+    return [d for d in range(w.dim()) if d != axis]
+
+
+def check_axis(axis: int | None) -> None:
+    """Raise `EditError` for anything but one scale a filter (0) or a layer (None)."""
+    if axis not in (0, None):
+        raise EditError(f"`axis` (={axis}) is 0, one scale a filter, or none, one for the layer")
+
+
+def check_bits(bits: int, widths: tuple[int, ...], who: str) -> None:
+    """Raise `EditError` for a width that a quantizer does not have."""
+    if bits not in widths:
+        raise EditError(f"`{who}` has no `bits` (={bits}); there are {', '.join(map(str, widths))}")
