@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "bind_rate.h"
 #include "codec.h"
 #include "cpu.h"
 
@@ -90,4 +91,5 @@ NB_MODULE(_native, m) {
   m.def("decode", &decode, "A status, and how many bytes had been read after each tensor, whose arrays are filled.");
   m.def("encode_text", &encode_text, "Text as bytes.");
   m.def("decode_text", &decode_text, "A status, and the text.");
+  bind_rate(m);
 }

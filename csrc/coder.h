@@ -45,7 +45,7 @@ inline void learn(Cell& c, int bit, uint32_t limit) {
 
 class Encoder {
  public:
-  static constexpr bool decodes = false;
+  static constexpr bool decodes = false, learns = true;
   explicit Encoder(std::vector<uint8_t>& out) : out_(out) {}
 
   int bit(uint32_t p, int b) {
@@ -90,7 +90,7 @@ class Encoder {
 
 class Decoder {
  public:
-  static constexpr bool decodes = true;
+  static constexpr bool decodes = true, learns = true;
   Decoder(const uint8_t* data, size_t size) : data_(data), size_(size) {
     code_ = static_cast<uint64_t>(word()) << 32;
     code_ |= word();
@@ -133,7 +133,7 @@ class Decoder {
 // Adds up what coding would cost, in 2^-12 bits.
 class Counter {
  public:
-  static constexpr bool decodes = false;
+  static constexpr bool decodes = false, learns = true;
   int bit(uint32_t p, int b) {
     total_ += kTables.cost[(b ? p : kOne - p) >> 4];
     return b;
@@ -144,11 +144,17 @@ class Counter {
   uint64_t total_ = 0;
 };
 
+// The same without leaving a trace in any cell: what coding a number would cost.
+class Quote : public Counter {
+ public:
+  static constexpr bool learns = false;
+};
+
 // One bit by one cell.
 template <class IO>
 inline int coded(IO& io, Cell& c, int b, uint32_t limit) {
   b = io.bit(chance(c), b);
-  learn(c, b, limit);
+  if constexpr (IO::learns) learn(c, b, limit);
   return b;
 }
 
@@ -170,6 +176,7 @@ inline int mixed(IO& io, Mixer<N>& mixer, Cell* const (&cells)[N], int b, uint32
   dot = dot < -2047 ? -2047 : dot > 2047 ? 2047 : dot;
   const uint32_t p = kTables.squash[dot + 2048];
   b = io.bit(p, b);
+  if constexpr (!IO::learns) return b;
   const int32_t error = (b ? 65535 : 0) - static_cast<int32_t>(p);
   for (int i = 0; i < N; ++i) {
     const int32_t w = mixer.weight[i] + ((opinion[i] * error + (1 << (slow - 1))) >> slow);

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from lilliput.kernels import cpu, entropy
+from lilliput.kernels import cpu, entropy, rounding
 from lilliput.kernels.numbers import Array, Layout
 
 
@@ -54,4 +54,9 @@ def decode_text(data: bytes, length: int) -> bytes:
     return entropy.decode_text(_native, data, length)
 
 
-__all__ = ["Array", "Layout", "backend", "decode", "decode_text", "encode", "encode_text", "features"]
+def round_weights(job: rounding.Job) -> float:
+    """Round a weight's rows, in place, with the rate in mind; returns the bits. Raises `WorkError` without the native core."""
+    return rounding.round_weights(_native, job)
+
+
+__all__ = ["Array", "Layout", "backend", "decode", "decode_text", "encode", "encode_text", "features", "round_weights"]

@@ -1,0 +1,160 @@
+"""Rounding for the smallest file: no training, a few hundred images, codes chosen for what they cost in loss and in bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lilliput import kernels
+from lilliput.config import config
+from lilliput.core.edits import Edit, Map
+from lilliput.core.fold import fold
+from lilliput.core.layers import HOSTS, Mapped
+from lilliput.core.method import Look, Method
+from lilliput.core.perform import perform
+from lilliput.errors import ConfigError, at
+from lilliput.kernels.rounding import Job
+from lilliput.quant.curvature import TEMPERATURE, Curvature, curvature, upper
+from lilliput.quant.grid import HIGH, Grid
+
+PRICE = 0.03  # of a bit, in squared steps
+_ACROSS, _DOWN = 1e-3, 1e-1  # damping; outputs are seen through one random direction an image, so they need more
+
+
+@config("quant.rate")
+class RateQuantize(Method):
+    r"""Weights as whole multiples of steps, for files: norms folded, steps where the loss bends little large, and every code
+    chosen by what it costs in loss and in bits of the context coder, while the weights after it make up for its error.
+
+    ŵ = q·s (quant/grid),   s_rj = `step` · √(G⁻¹)_r · √(A⁻¹)_j  with the triangular factors of A and G (quant/curvature)
+    q minimizes ((w − q·s) / (s/`step`))² / 2 + `price`·`step`²·bits(q);   then w ← w − (G⁻¹ ⊗ A⁻¹ restricted)·error
+    Moved are the weights that are not rounded yet: later ones of the row, the rows below, and the bias last.
+    With steps so chosen every weight adds about step²/24 to the loss. A weight that is zero stays zero. Biases become multiples
+    of a power of two. step: 0 does nothing; 0.0005 costs next to nothing, 0.004 some tenths of a point. price: 0 rounds to the
+    nearest. images: how many show the curvature. temperature: quant/curvature. skip: layers left alone, by name or pattern.
+    Needs the native core. After Hassibi and Stork 1993 (OBS), Frantar et al. 2023, arXiv:2210.17323 (in order, by
+    Cholesky factors), and Wiedemann et al. 2020, arXiv:1907.11900 (weighing the coder's bits).
+    """
+
+    identity: ClassVar[dict[str, Any]] = {"step": 0.0}
+
+    step: float = 0.001
+    price: float = PRICE
+    images: int = 512
+    temperature: float = TEMPERATURE
+    skip: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Numbers that make sense."""
+        for option, value in (("step", self.step), ("price", self.price)):
+            if not 0 <= value < float("inf"):
+                raise ConfigError(f"`{option}` (={value}) must be a number from 0 on")
+        if self.images < 1 or not 0 < self.temperature < float("inf"):
+            raise ConfigError(f"`images` (={self.images}) and `temperature` (={self.temperature}) must be positive")
+
+    def plan(self, model: nn.Module, look: Look) -> list[Edit]:
+        """Folds, and a grid on every weight that has no map yet."""
+        with at(self.name):
+            self.check()
+            if self.step == 0:
+                return []
+            folds = fold(model, look.example)
+            sites = self.sites(perform(model, folds))
+            return [*folds, *(Map(site, "weight", "grid", {}) for site in sites)]
+
+    def refit(self, before: nn.Module, after: nn.Module, look: Look) -> None:
+        """Round."""
+        with at(self.name):
+            if sites := gridded(after):
+                round_weights(after, self.seen(after, sites, look), self.step, self.price)
+
+    def sites(self, model: nn.Module) -> list[str]:
+        """The layers whose weights are rounded."""
+        named = dict(model.named_modules())
+        for pattern in self.skip:
+            if not any(fnmatchcase(site, pattern) for site in named):
+                raise ConfigError(f"`skip`: no layer is called `{pattern}`")
+        return [
+            site
+            for site, layer in named.items()
+            if (type(layer) in HOSTS or (isinstance(layer, Mapped) and not layer.weight_maps))
+            and not any(fnmatchcase(site, pattern) for pattern in self.skip)
+        ]
+
+    def seen(self, model: nn.Module, sites: Iterable[str], look: Look) -> dict[str, Curvature]:
+        """The curvature of these layers; what a search for `step` needs once."""
+        return curvature(model, list(sites), look.need_batches(self.name, self.images), look.seed, self.temperature)
+
+
+def gridded(model: nn.Module) -> list[str]:
+    """The layers whose only weight map is a grid."""
+    return [
+        site
+        for site, layer in model.named_modules()
+        if isinstance(layer, Mapped) and len(layer.weight_maps) == 1 and isinstance(layer.weight_maps[0], Grid)
+    ]
+
+
+def round_weights(model: nn.Module, bends: Mapping[str, Curvature], step: float, price: float = PRICE) -> float:
+    """Set the steps, weights and biases of gridded layers, in place; returns the bits that their codes take, about.
+
+    Raises `WorkError` without the native core.
+    """
+    return sum(_round_layer(model.get_submodule(site), bend, step, price, site) for site, bend in bends.items())
+
+
+def _round_layer(layer: Any, bend: Curvature, step: float, price: float, site: str) -> float:
+    with at(site), torch.no_grad():
+        across, down = upper(bend.across, _ACROSS), upper(bend.down, _DOWN)
+        grid: Grid = layer.weight_maps[0]
+        _set_steps(grid, across, down, step)
+        bias_step = 0.0 if layer.bias is None else _bias_step(across, down, step)
+        weights = layer.weight.detach().double().cpu().flatten(1)  # (rows, kernels·taps)
+        if layer.bias is not None:
+            weights = torch.cat([weights, layer.bias.detach().double().cpu()[:, None]], 1)
+        steps = grid.spread().double().cpu().flatten(1)
+        each, shape = len(weights) // len(across), (grid.kernels, grid.taps)
+        total = 0.0
+        for group, (a, g) in enumerate(zip(across, down, strict=True)):
+            rows = slice(group * each, (group + 1) * each)
+            total += _round_group(weights[rows], steps[rows], bias_step, a, g, price * step**2, shape)
+        _take_weights(layer, weights, steps)
+    return total
+
+
+def _round_group(
+    weights: Tensor, steps: Tensor, bias_step: float, across: Tensor, down: Tensor, price: float, shape: tuple[int, int]
+) -> float:
+    """Round the rows of one group, in place."""
+    made, *factors = (np.ascontiguousarray(each.numpy()) for each in (weights, steps, across, down))
+    bits = kernels.round_weights(Job((len(made), *shape), made, factors[0], bias_step, factors[1], factors[2], price, HIGH))
+    weights.copy_(torch.from_numpy(made))
+    return bits
+
+
+def _take_weights(layer: Any, weights: Tensor, steps: Tensor) -> None:
+    """What was rounded in doubles, as the same codes times steps in floats."""
+    numbers = weights[:, : steps.shape[1]]
+    layer.weight.copy_(((numbers / steps).round().float() * steps.float()).view(layer.weight.shape))
+    if layer.bias is not None:
+        layer.bias.copy_(weights[:, -1])
+
+
+def _set_steps(grid: Grid, across: Tensor, down: Tensor, step: float) -> None:
+    """The exponents nearest to `step` times the diagonals of the factors, (groups, d, d) and (groups, rows, rows)."""
+    taps = across.diagonal(dim1=1, dim2=2)[:, : grid.kernels * grid.taps].log2().mean(0).view(grid.kernels, grid.taps)
+    rows = down.diagonal(dim1=1, dim2=2).log2().flatten() + torch.tensor(step, dtype=torch.float64).log2()
+    kernels_ = taps.mean(1)
+    grid.set(2 * rows, 2 * kernels_, 2 * (taps - kernels_[:, None]).mean(0))
+
+
+def _bias_step(across: Tensor, down: Tensor, step: float) -> float:
+    """One power of two for all biases of a layer: what a store keeps as whole numbers."""
+    logs = down.diagonal(dim1=1, dim2=2).log2().median() + across[:, -1, -1].log2().mean()
+    exponent = (logs + torch.tensor(step, dtype=torch.float64).log2()).floor().clamp(-90, 20)
+    return float(2.0**exponent)
