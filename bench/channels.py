@@ -1,7 +1,9 @@
 """Channel pruning against torch-pruning: the accuracy of ResNet-56 on CIFAR-10 at 2.1x and 2.6x fewer multiply-adds.
 
     python bench/channels.py run [METHOD...] [--epochs N] [--images N]   prunes and trains, into out/channels, what is missing
-    python bench/channels.py table                                      writes bench/results/channels.json
+    python bench/channels.py table [--alone]                            writes bench/results/channels.json
+
+`--alone` (on the machine) also times the networks of the first seed in ONNX Runtime, in turns, one thread.
 
 Everything starts from the same weights and trains on the same images for the same epochs; three seeds; the last epoch is
 read on test, once. torch-pruning's networks are trained twice, as its users do and with our distillation, so that the table
@@ -25,11 +27,13 @@ import torch
 from torch import nn
 
 import lilliput as lp
+from lilliput.clock import Clock
 from lilliput.core.method import Look
 from lilliput.data import open_task
 from lilliput.data.splits import carve
 from lilliput.distill import Hinton
-from lilliput.measure import hardware, versions
+from lilliput.export import export
+from lilliput.measure import Ratio, hardware, time_files, versions
 from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
 from lilliput.train import BatchNorm, Fit, fit, reestimate
@@ -37,9 +41,11 @@ from lilliput.train import BatchNorm, Fit, fit, reestimate
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "out/channels"
 RATIOS, SEEDS = (2.1, 2.6), (0, 1, 2)
+LR, PRECISION = 0.02, "bf16-mixed"
 TEACHER = Hinton()
 OURS: dict[str, dict[str, Any]] = {
     "ours": {"criterion": "hessian", "allocate": "global", "per": "macs", "compensate": True},
+    "ours, by time": {"criterion": "hessian", "allocate": "latency", "compensate": True},
 }
 THEIRS = {"torch-pruning, group norm": (2, True), "torch-pruning, l1": (1, False)}
 DISTILLED = {f"{name}, with our distillation": name for name in THEIRS}
@@ -66,7 +72,7 @@ def thinned(method: str, ratio: float, data: lp.Task, seed: int) -> nn.Module:
     if method == "dense":
         return model
     if method in OURS:
-        look = Look(data.example(), data.drawn(), data.loss, seed)
+        look = Look(data.example(), data.drawn(), data.loss, seed, Clock(data.example()))
         return reestimate(lp.prune.Channels(macs=1 / ratio, **OURS[method])(model, look), data, BatchNorm())
     return theirs(model, ratio, *THEIRS[DISTILLED.get(method, method)])
 
@@ -87,14 +93,15 @@ def theirs(model: nn.Module, ratio: float, p: int, everywhere: bool) -> nn.Modul
     return model
 
 
-def train(method: str, ratio: float, seed: int, data: lp.Task, epochs: int) -> dict[str, Any]:
-    """One network from pruning to test."""
+def train(method: str, ratio: float, seed: int, data: lp.Task, epochs: int, path: Path) -> dict[str, Any]:
+    """One network from pruning to test; `path` takes its ONNX file."""
     model = thinned(method, ratio, data, seed)
     before = accuracy(model, data.batches("val", 500)).value
     distilled = method in OURS or method in DISTILLED
-    plan = Fit(epochs=epochs, lr=0.02, distill=TEACHER if distilled else None)
+    plan = Fit(epochs=epochs, lr=LR, precision=PRECISION, distill=TEACHER if distilled else None)
     done = fit(copy.deepcopy(model), data, plan, teacher=start() if distilled else None, seed=seed)
     found = lp.profile(done.model, data.example())
+    export(done.model, data.example(), path)
     return {
         "method": method, "ratio": ratio, "seed": seed, "fit": plan.text(), "images": len(data.train), "macs": found.macs,
         "params": found.params, "val_before_training": before, "val_accuracy": done.history[-1]["val_accuracy"],
@@ -104,6 +111,11 @@ def train(method: str, ratio: float, seed: int, data: lp.Task, epochs: int) -> d
     }  # fmt: skip
 
 
+def kept(method: str, ratio: float, seed: int) -> Path:
+    """Where one result lies."""
+    return KEPT / f"{method.replace(', ', '_').replace(' ', '-')}_{ratio}_{seed}.json"
+
+
 def run(methods: list[str], epochs: int, images: int) -> None:
     """Everything that is not there yet, seed by seed."""
     data = task(images)
@@ -111,15 +123,28 @@ def run(methods: list[str], epochs: int, images: int) -> None:
     for seed in SEEDS:
         for method in methods or ["dense", *OURS, *THEIRS, *DISTILLED]:
             for ratio in RATIOS if method != "dense" else (1.0,):
-                path = KEPT / f"{method.replace(', ', '_').replace(' ', '-')}_{ratio}_{seed}.json"
+                path = kept(method, ratio, seed)
                 if not path.exists():
-                    path.write_text(json.dumps(train(method, ratio, seed, data, epochs)) + "\n")
+                    path.write_text(json.dumps(train(method, ratio, seed, data, epochs, path.with_suffix(".onnx"))) + "\n")
                 found = json.loads(path.read_text())
                 print(f"{method:45} {ratio} seed {seed}  {100 * found['accuracy']:.2f} %  {found['seconds']} s", flush=True)
 
 
-def table() -> None:
-    """Mean and spread of every method and ratio that was run with all seeds."""
+def faster() -> dict[str, Any]:
+    """How many times as fast as the dense network those of the first seed are, from three runs of all of them in turns."""
+    files = {(r["method"], r["ratio"]): path.with_suffix(".onnx") for path in sorted(KEPT.glob(f"*_{SEEDS[0]}.json"))
+             for r in [json.loads(path.read_text())]}  # fmt: skip
+    dense = next(key for key in files if key[0] == "dense")
+    found: dict[str, Any] = {}
+    for key, path in files.items():
+        pairs = [time_files({"dense": files[dense], "it": path}, torch.randn(1, 3, 32, 32)) for _ in range(3)]
+        found[f"{key[0]} {key[1]}"] = [Ratio.of(pair["dense"], pair["it"]).to_json() for pair in pairs]
+    return found
+
+
+def table(alone: bool) -> None:
+    """Mean and spread of every method and ratio over the seeds that were run."""
+    times = faster() if alone else {}
     runs: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for path in sorted(KEPT.glob("*.json")):
         found = json.loads(path.read_text())
@@ -130,8 +155,12 @@ def table() -> None:
         rows.append({"method": method, "ratio": ratio, "accuracy": statistics.mean(right), "seeds": [r["seed"] for r in found],
                      "spread": statistics.stdev(right) if len(right) > 1 else None, "macs": found[0]["macs"],
                      "params": found[0]["params"], "fit": found[0]["fit"], "images": found[0]["images"],
+                     "faster": times.get(f"{method} {ratio}"),
                      "val_before_training": statistics.mean(r["val_before_training"] for r in found)})  # fmt: skip
-        print(f"{method:45} {ratio}x  {rows[-1]['accuracy']:.2f} ± {rows[-1]['spread'] or 0:.2f}  {rows[-1]['macs']:,}")
+        speed = ", ".join(f"{r['median']:.2f}x" for r in rows[-1]["faster"] or ())
+        print(
+            f"{method:45} {ratio}x  {rows[-1]['accuracy']:.2f} ± {rows[-1]['spread'] or 0:.2f}  {rows[-1]['macs']:,}  {speed}"
+        )
     result = {"rows": rows, "hardware": hardware(), "versions": versions()}
     path = ROOT / "bench/results/channels.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
@@ -145,9 +174,10 @@ def main() -> None:
     parser.add_argument("methods", nargs="*")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--images", type=int, default=0, help="training images; 0 takes all")
+    parser.add_argument("--alone", action="store_true")
     options = parser.parse_args()
     if options.what == "table":
-        table()
+        table(options.alone)
         return
     if importlib.util.find_spec("torch_pruning") is None:
         there = ROOT / ".bench-venv/bin/python"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -45,16 +45,28 @@ class Channels:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """All removable atoms by the slots they stand in, in the order of the network."""
-        where: dict[int, list[int]] = {}
-        for number, slot in enumerate(self.slots):
-            for atom in set(slot.atoms.tolist()):
-                where.setdefault(atom, []).append(number)
         members: dict[tuple[int, ...], list[int]] = {}
-        for atom, numbers in sorted(where.items()):
-            if atom and atom not in self.pinned:
-                members.setdefault(tuple(numbers), []).append(atom)
-        order = sorted(members.items(), key=lambda item: item[0])
+        for atoms, numbers in self._alike():
+            members.setdefault(numbers, []).extend(a for a in atoms if a and a not in self.pinned)
+        order = sorted((item for item in members.items() if item[1]), key=lambda item: item[0])
         return tuple(Group(tuple(atoms), tuple(self.slots[i] for i in numbers)) for numbers, atoms in order)
+
+    def _alike(self) -> Iterator[tuple[list[int], tuple[int, ...]]]:
+        """Runs of atoms, ascending, with the slots they stand in."""
+        if not self.slots:
+            return
+        atoms = torch.cat([slot.atoms for slot in self.slots])
+        slots = torch.repeat_interleave(torch.tensor([len(slot.atoms) for slot in self.slots]))
+        pairs = torch.unique(atoms * len(self.slots) + slots)  # sorted by atom, and within one by slot
+        atoms, slots = pairs // len(self.slots), pairs % len(self.slots)
+        atoms, counts = torch.unique_consecutive(atoms, return_counts=True)
+        starts = counts.cumsum(0) - counts
+        place = torch.arange(len(pairs)) - starts.repeat_interleave(counts)
+        table = torch.full((len(atoms), int(counts.max())), -1)
+        table[torch.arange(len(atoms)).repeat_interleave(counts), place] = slots
+        breaks = 1 + (table[1:] != table[:-1]).any(1).nonzero().flatten()
+        for run, rows in zip(atoms.tensor_split(breaks), table.tensor_split(breaks), strict=True):
+            yield run.tolist(), tuple(n for n in rows[0].tolist() if n >= 0)
 
     @cached_property
     def atoms(self) -> frozenset[int]:
@@ -80,9 +92,11 @@ class Channels:
         gone = set(atoms)
         for atom in gone - self.atoms:
             raise EditError(f"channels of atom {atom} cannot be removed: {self.pinned.get(atom, 'nothing would be left')}")
+        leaves = torch.zeros(1 + max([*gone, *(int(s.atoms.max()) for s in self.slots)], default=0), dtype=torch.bool)
+        leaves[list(gone)] = True
         edits = []
         for slot in self.slots:
-            keep = [i for i, atom in enumerate(slot.atoms.tolist()) if atom not in gone]
+            keep = (~leaves[slot.atoms]).nonzero().flatten().tolist()
             if not keep:
                 raise EditError(f"{slot.site}: all {len(slot.atoms)} channels of `{slot.axis}` would go; keep at least one")
             if len(keep) < len(slot.atoms):

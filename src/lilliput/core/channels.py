@@ -10,14 +10,18 @@ channels of every group are removed, and the network is compared with the one in
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from lilliput.core import moves, rules  # noqa: F401 - they register what operations do to names
 from lilliput.core.atoms import Channels, Group, Slot
+from lilliput.core.edits import Resize
 from lilliput.core.naming import followed, named
-from lilliput.core.trial import tried
+from lilliput.core.trial import deviates, tried
+from lilliput.errors import ModelError
 
-__all__ = ["Channels", "Group", "Slot", "channels"]
+__all__ = ["Channels", "Group", "Slot", "channels", "planned"]
 
 
 def channels(model: nn.Module, example: Tensor, *, verify: bool = True) -> Channels:
@@ -31,3 +35,25 @@ def channels(model: nn.Module, example: Tensor, *, verify: bool = True) -> Chann
     follow = followed(model, example)
     found = named(follow)
     return tried(model, example, found, follow.branches) if verify else found
+
+
+def planned(model: nn.Module, example: Tensor, choose: Callable[[Channels], list[Resize]]) -> list[Resize]:
+    """What `choose` would remove of a network's channels, tried out: the smaller network computes what the silenced one does.
+
+    The names are first taken as they are, since a trial of the plan is needed in any case and is enough for nearly all
+    networks. Only where it fails are the names tried one group at a time, and `choose` asked again with those that stood.
+    Raises `ModelError` for a plan that fails even then.
+    """
+    follow = followed(model, example)
+    found = named(follow)
+    plan = choose(found)
+    if not deviates(model, example, found, plan, follow.branches):
+        return plan
+    found = tried(model, example, found, follow.branches)
+    plan = choose(found)
+    if deviates(model, example, found, plan, follow.branches):
+        raise ModelError(
+            "without these channels the network computes something else than with them silenced: its code counts on their "
+            "number, which a smaller trial did not show. `skip` the layers in question, or keep more."
+        )
+    return plan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lilliput.core.atoms import Channels, Slot
+from lilliput.core.copies import copied, shell
 from lilliput.core.follow import Follow, origin
 from lilliput.errors import ModelError
 
@@ -30,7 +30,7 @@ def followed(model: nn.Module, example: Tensor) -> Follow:
         return _run(shell(model), torch.empty_like(image, device="meta"))
     except Exception:  # whatever is wrong with the network itself, the forward on numbers tells
         pass
-    runner = copy.deepcopy(model)
+    runner = copied(model)
     image = image.detach().clone().to(next(runner.parameters(), image))
     try:
         return _run(runner, image)
@@ -44,7 +44,7 @@ def followed(model: nn.Module, example: Tensor) -> Follow:
 
 def traced(model: nn.Module, image: Tensor) -> Follow:
     """The names and results of every operation of one forward, or of as much of it as runs."""
-    runner = copy.deepcopy(model).eval()
+    runner = copied(model).eval()
     follow = Follow(runner, trace=True)
     with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -69,15 +69,6 @@ def named(found: Follow) -> Channels:
             whole = f"all {len(slot.atoms)} channels of `{slot.axis}` of `{slot.site}` are one, and nothing would be left"
             pinned.setdefault(int(slot.atoms[0]), whole)
     return Channels(rooted, pinned)
-
-
-def shell(model: nn.Module) -> nn.Module:
-    """A copy of a network without its numbers."""
-    memo: dict[int, Any] = {}
-    for tensor in [*model.parameters(), *model.buffers()]:
-        bare = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(bare, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
-    return copy.deepcopy(model, memo)
 
 
 def train_branches(model: nn.Module) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from lilliput.core.copies import copied
 from lilliput.core.edits import Edit, Map, Resize, Swap
 from lilliput.core.layers import HOSTS, Mapped, MappedConv2d, MappedLinear, OutputMaps, output_hook, swaps
 from lilliput.core.maps import maps
@@ -25,7 +26,7 @@ def perform(model: nn.Module, edits: Iterable[Edit], *, weights: bool = True) ->
     Raises `EditError` with the site for an edit that does not fit.
     """
     edits = tuple(edits)
-    new = copy.deepcopy(model)
+    new = copied(model)
     with torch.no_grad():
         for edit in edits:
             with at(edit.site):
@@ -39,7 +40,7 @@ def bake(model: nn.Module) -> nn.Module:
     Mapped layers become ordinary ones; the channels, swaps and activation maps that change what runs stay.
     The result computes the same function; its edits are those that still shape it.
     """
-    new = copy.deepcopy(model)
+    new = copied(model)
     for site, layer in list(new.named_modules()):
         if isinstance(layer, Mapped):
             _put(new, site, _plain(layer))

@@ -9,10 +9,9 @@ decided in double precision. Groups that differ are searched for by halving and 
 
 from __future__ import annotations
 
-import copy
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from lilliput.core.atoms import Channels, Group
 from lilliput.core.blame import blame, close
+from lilliput.core.copies import sharing
 from lilliput.core.edits import Resize
 from lilliput.core.follow import origin
 from lilliput.core.naming import first_line, tensors, train_branches
@@ -128,9 +128,9 @@ class Trial:
         edits = self.edits(groups)
         if dtype not in self._models:
             alike = [p for p in self.model.parameters() if p.dtype is dtype]
-            self._models[dtype] = _lively(_sharing(self.model, alike).to(dtype).eval())
+            self._models[dtype] = _lively(sharing(self.model, alike).to(dtype).eval())
         whole = self._models[dtype]
-        large, small = (_sharing(whole, [*whole.parameters(), *whole.buffers()]) for _ in range(2))
+        large, small = (sharing(whole, [*whole.parameters(), *whole.buffers()]) for _ in range(2))
         with torch.no_grad():
             for edit in edits:
                 with at(edit.site):
@@ -165,8 +165,8 @@ class Trial:
 class _Planned(Trial):
     """The trial of one plan instead of a drawn one."""
 
-    def __init__(self, model: nn.Module, example: Tensor, found: Channels, plan: list[Resize]) -> None:
-        super().__init__(model, example, found, False)
+    def __init__(self, model: nn.Module, example: Tensor, found: Channels, plan: list[Resize], branches: bool) -> None:
+        super().__init__(model, example, found, branches)
         self.plan = plan
 
     def edits(self, groups: Sequence[Group]) -> list[Resize]:
@@ -174,9 +174,10 @@ class _Planned(Trial):
         return self.plan
 
 
-def deviates(model: nn.Module, example: Tensor, found: Channels, plan: list[Resize]) -> bool:
-    """Whether the network without these channels computes something else than with them silenced."""
-    return _Planned(model, example, found, plan).fails(())
+def deviates(model: nn.Module, example: Tensor, found: Channels, plan: list[Resize], branches: bool = False) -> bool:
+    """Whether the network without these channels computes something else than with them silenced. With `branches`, training
+    must run as well."""
+    return bool(plan) and _Planned(model, example, found, plan, branches).fails(())
 
 
 def _small(shape: torch.Size) -> tuple[int, ...]:
@@ -184,11 +185,6 @@ def _small(shape: torch.Size) -> tuple[int, ...]:
     if len(shape) != 4 or min(shape[2:]) <= SIDE:
         return tuple(shape)
     return (*shape[:2], *(32 * round(side * SIDE / min(shape[2:]) / 32) for side in shape[2:]))
-
-
-def _sharing(model: nn.Module, tensors: Iterable[Tensor]) -> nn.Module:
-    """A copy of a network in which these tensors are not copied: whoever changes one puts another in its place."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def _own(model: nn.Module, edits: Sequence[Resize]) -> None:

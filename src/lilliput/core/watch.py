@@ -7,7 +7,6 @@ flow works.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from lilliput.core.copies import copied
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Graph:
 
 def watch(model: nn.Module, example: Tensor) -> Graph:
     """Run a copy of the network once on the first image of `example`, (n, c, h, w), in eval mode, and write down what ran."""
-    runner = copy.deepcopy(model).eval()
+    runner = copied(model).eval()
     watcher = _Watcher(runner)
     example = (example[:1] if example.dim() > 1 else example).detach().clone().to(next(runner.parameters(), example))
     watcher.number(example)

@@ -121,8 +121,9 @@ class Evidence:
 
 def places(slot: Slot, group: Group) -> Tensor:
     """For each channel of a slot the index of its atom in the group, or -1, (channels,)."""
-    index = {atom: i for i, atom in enumerate(group.atoms)}
-    return torch.tensor([index.get(atom, -1) for atom in slot.atoms.tolist()])
+    index = torch.full((max(int(slot.atoms.max()), group.atoms[-1]) + 1,), -1)
+    index[list(group.atoms)] = torch.arange(len(group.atoms))
+    return index[slot.atoms]
 
 
 def per_atom(values: Tensor, places: Tensor, atoms: int) -> Tensor:

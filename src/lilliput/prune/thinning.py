@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lilliput.core.channels import Channels, Group
+from lilliput.core.copies import shell
 from lilliput.core.edits import Resize
 from lilliput.core.perform import perform
 from lilliput.errors import ModelError
@@ -56,8 +56,8 @@ class Thinning:
     def profile(self, counts: Counts) -> Profile:
         """What is left costs, from a run on shapes alone, or on numbers where the network looks at them."""
         if counts not in self._known:
-            shell, example = self._shell
-            self._known[counts] = profile(perform(shell, self.edits(counts), weights=False), example)
+            bare, example = self._shell
+            self._known[counts] = profile(perform(bare, self.edits(counts), weights=False), example)
         return self._known[counts]
 
     def left(self, cost: str, counts: Counts) -> float:
@@ -78,9 +78,9 @@ class Thinning:
 
     @cached_property
     def _shell(self) -> tuple[nn.Module, Tensor]:
-        shell, example = copy.deepcopy(self.model).to("meta"), self.example.to("meta")
+        bare, example = shell(self.model), self.example.to("meta")
         try:
-            self._known[self.whole] = profile(shell, example)
+            self._known[self.whole] = profile(bare, example)
         except (ModelError, NotImplementedError):  # what it does depends on numbers, so it has to see some
-            shell, example = self.model, self.example.to(next(self.model.parameters(), self.example))
-        return shell, example
+            bare, example = self.model, self.example.to(next(self.model.parameters(), self.example))
+        return bare, example
