@@ -54,8 +54,9 @@ class Levels(nn.Module):
         self.bounds = [affine.low, affine.high]
         self.whole = torch.iinfo(affine.dtype).min == affine.low and torch.iinfo(affine.dtype).max == affine.high
         self.axis, self.dtype = affine.axis, affine.dtype
-        self.register_buffer("scale", affine.scale.clone())
-        self.register_buffer("zero", affine.zero.to(affine.dtype))
+        scale, zero = affine.settled()
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", zero.to(affine.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         codes = _op("QuantizeLinear", (x, self.scale, self.zero), self.axis, self.dtype, x.shape)
@@ -72,8 +73,9 @@ class Weight(nn.Module):
         super().__init__()
         self.axis = affine.axis
         self.register_buffer("codes", affine.encode(weight).values)
-        self.register_buffer("scale", affine.scale.clone())
-        self.register_buffer("zero", affine.zero.to(affine.dtype))
+        scale, zero = affine.settled()
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", zero.to(affine.dtype))
 
     def forward(self, weight: Tensor) -> Tensor:
         parts = (self.codes, self.scale, self.zero)

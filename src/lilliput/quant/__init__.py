@@ -1,7 +1,10 @@
 """Quantization: weights and activations on few levels, stored and computed as such."""
 
+from lilliput.quant.equalize import Equalize
 from lilliput.quant.fold import Fold
+from lilliput.quant.freeze import Freeze
 from lilliput.quant.low_bit import LowBit
+from lilliput.quant.mixed import Mixed
 from lilliput.quant.quantize import Quantize
 from lilliput.quant.ranges import ranges
 from lilliput.quant.training import Centroids, Clip, ErrorDecay, Incremental, descending, two_step
@@ -12,10 +15,13 @@ discover(__name__, __path__)
 __all__ = [
     "Centroids",
     "Clip",
+    "Equalize",
     "ErrorDecay",
     "Fold",
+    "Freeze",
     "Incremental",
     "LowBit",
+    "Mixed",
     "Quantize",
     "descending",
     "ranges",

@@ -11,12 +11,15 @@ from lilliput.config import config
 from lilliput.core.edits import Edit
 from lilliput.core.fold import fold
 from lilliput.core.method import Look, Method
+from lilliput.quant.settle import settle
 
 
 @config("fold")
 class Fold(Method):
     """Compute every batch norm into the layer before it. The network computes what it did, with fewer operations.
 
+    Layers whose quantizers were learned (`quant.Quantize(learn=..., norms="keep")`) take the norm into their scales, and end
+    with plain integers (quant/settle).
     skip: norms that stay, by name or pattern ("layer1.*").
     Jacob et al. 2018, arXiv:1712.05877, section 3.2.
     """
@@ -29,4 +32,10 @@ class Fold(Method):
         """Two edits a norm."""
         folded = fold(model, look.example)
         pairs = zip(folded[::2], folded[1::2], strict=True)
-        return [edit for pair in pairs if not any(fnmatchcase(pair[1].site, p) for p in self.skip) for edit in pair]
+        return [
+            *(e for pair in pairs if not self._skips(pair[1].site) for e in pair),
+            *settle(model, look.example, self._skips),
+        ]
+
+    def _skips(self, site: str) -> bool:
+        return any(fnmatchcase(site, pattern) for pattern in self.skip)

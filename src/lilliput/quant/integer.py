@@ -11,6 +11,7 @@ from torch import Tensor
 from lilliput.core.maps import Codes, Quantizer, maps, take
 from lilliput.errors import EditError
 from lilliput.quant.scales import fit
+from lilliput.quant.straight import straight
 
 WIDTHS = (*range(2, 9), 16)
 
@@ -27,6 +28,7 @@ class Affine(Quantizer):
     axis: the dimension that has scales of its own; none for one scale.
     scale, zero: s and z; without a scale they are computed from the tensor: by its largest magnitude (`range="max"`), or
     with the least squared error ("mse"). `pairs` keeps to scales at which x86 kernels cannot saturate (quant/scales).
+    rounding: "nearest", or "stochastic": up with a probability equal to the fraction, in training mode; nearest in eval mode.
     Jacob et al. 2018, arXiv:1712.05877; Krishnamoorthi 2018, arXiv:1806.08342.
     """
 
@@ -40,7 +42,7 @@ class Affine(Quantizer):
         self.high: int = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
         self.low: int = -self.high if signed else 0
         self.how: str | None = None
-        self.pairs = False
+        self.pairs = self.stochastic = False
         self.register_buffer("scale", scale)
         self.register_buffer("zero", zero)
 
@@ -55,6 +57,7 @@ class Affine(Quantizer):
         zero: int | Sequence[int] = 0,
         range: str = "max",
         pairs: bool = False,
+        rounding: str = "nearest",
     ) -> Affine:
         """The quantizer for a tensor of this shape."""
         _check(tensor, bits, axis, scale, range, signed)
@@ -63,6 +66,9 @@ class Affine(Quantizer):
         channels = [] if axis is None else [tensor.shape[axis]]
         made = cls(bits, signed, axis, _buffer(tensor, scale or 1.0, channels), _buffer(tensor, zero, channels))
         made.how, made.pairs = (range if scale is None else None), pairs
+        if rounding not in ("nearest", "stochastic"):
+            raise EditError(f"`rounding` (={rounding}) is `nearest` or `stochastic`")
+        made.stochastic = rounding == "stochastic"
         return made
 
     def absorb(self, tensor: Tensor) -> None:
@@ -74,7 +80,11 @@ class Affine(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         scale, zero = self._spread(x)
-        return (_round(x / scale).add(zero).clamp(self.low, self.high) - zero) * scale
+        return (self._round(x / scale).add(zero).clamp(self.low, self.high) - zero) * scale
+
+    def _round(self, x: Tensor) -> Tensor:
+        """Whole numbers: in training by chance, where that is asked for. round(x + u − ½) = ⌊x + u⌋ for u in [0, 1)."""
+        return _round(x + torch.rand_like(x) - 0.5 if self.stochastic and self.training else x)
 
     def encode(self, tensor: Tensor) -> Codes:
         """Integers in the smallest type that holds low..high. NaN has no code."""
@@ -86,6 +96,10 @@ class Affine(Quantizer):
     def decode(self, codes: Codes) -> Tensor:
         scale, zero = self._spread(codes.values)
         return (codes.values.to(scale.dtype) - zero) * scale
+
+    def settled(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point as they are computed with."""
+        return self.scale.detach().clone(), self.zero.detach().clone()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -110,20 +124,8 @@ class Affine(Quantizer):
         return self.scale.view(shape), self.zero.view(shape)
 
 
-class _Round(torch.autograd.Function):
-    """Rounding whose gradient is that of the identity."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return torch.round(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad
-
-
 def _round(x: Tensor) -> Tensor:
-    return _Round.apply(x) if x.requires_grad and torch.is_grad_enabled() else torch.round(x)
+    return straight(torch.round(x.detach()), x)
 
 
 def _buffer(tensor: Tensor, values: Any, channels: list[int]) -> Tensor:

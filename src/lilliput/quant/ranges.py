@@ -119,3 +119,36 @@ def _best(seen: Seen, levels: int, lows: Tensor, highs: Tensor) -> Range:
     rounded = ((x - lows[:, None]) / step).round_().clamp_(0, levels - 1).mul_(step).add_(lows[:, None])  # (k, bins)
     best = int((rounded.sub_(x).square_() @ counts).argmin())
     return float(lows[best]), float(highs[best])
+
+
+@ranges.register("kl")
+def kl(seen: Seen, levels: int, step: int = 16) -> Range:
+    """The interval −t..t, cut to what was seen, whose levels tell least else than the histogram of magnitudes.
+
+    D(p‖q) = Σ p·ln(p/q) is least over t, with p the histogram up to t, what lies beyond put on its last bin, and q the same
+    without that, evened out within each level. Zeros, which any grid holds, do not count.
+    Migacz 2017, "8-bit inference with TensorRT", NVIDIA GTC.
+    """
+    both = seen.low < 0 < seen.high
+    counts = (seen.counts[BINS // 2 :] + seen.counts[: BINS // 2].flip(0)).double()
+    counts[0] = counts[1]
+    used, parts = int(counts.nonzero().max()) + 1 if bool(counts.any()) else 0, levels // 2 if both else levels
+    if used <= parts:
+        return seen.low, seen.high
+    stops = [*range(parts, used, step), used]
+    losses = [_divergence(counts, stop, parts) for stop in stops]
+    reach = seen.reach * stops[losses.index(min(losses))] / (BINS // 2)
+    return max(seen.low, -reach), min(seen.high, reach)
+
+
+def _divergence(counts: Tensor, stop: int, parts: int) -> float:
+    """D(p‖q) in nats where the first `stop` bins are covered by `parts` levels."""
+    inside = counts[:stop]
+    whole = inside.clone()
+    whole[-1] += counts[stop:].sum()
+    level = torch.arange(stop) * parts // stop
+    total = torch.zeros(parts, dtype=counts.dtype).index_add_(0, level, inside)
+    filled = torch.zeros(parts, dtype=counts.dtype).index_add_(0, level, (inside > 0).to(counts.dtype))
+    evened = (total / filled.clamp(min=1))[level] * (inside > 0)
+    p, q = whole / whole.sum(), (evened / evened.sum().clamp(min=1e-30)).clamp(min=1e-9)
+    return float((p * (p.clamp(min=1e-30) / q).log()).sum())
