@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "bind_layers.h"
 #include "bind_rate.h"
 #include "codec.h"
 #include "cpu.h"
@@ -92,4 +93,5 @@ NB_MODULE(_native, m) {
   m.def("encode_text", &encode_text, "Text as bytes.");
   m.def("decode_text", &decode_text, "A status, and the text.");
   bind_rate(m);
+  bind_layers(m);
 }

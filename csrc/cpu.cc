@@ -19,7 +19,9 @@ uint32_t ask() {
          when(__builtin_cpu_supports("fma"), lilliput_cpu_fma) |
          when(__builtin_cpu_supports("avx512f"), lilliput_cpu_avx512f) |
          when(__builtin_cpu_supports("avx512vnni"), lilliput_cpu_avx512_vnni) |
-         when(__builtin_cpu_supports("avx512vpopcntdq"), lilliput_cpu_avx512_vpopcntdq);
+         when(__builtin_cpu_supports("avx512vpopcntdq"), lilliput_cpu_avx512_vpopcntdq) |
+         when(__builtin_cpu_supports("avx512bw"), lilliput_cpu_avx512bw) |
+         when(__builtin_cpu_supports("avx512bitalg"), lilliput_cpu_avx512_bitalg);
 }
 
 #elif defined(__aarch64__)

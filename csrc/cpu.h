@@ -11,7 +11,9 @@
   row(3, avx512_vnni)              \
   row(4, avx512_vpopcntdq)         \
   row(5, neon)                     \
-  row(6, dotprod)
+  row(6, dotprod)                  \
+  row(7, avx512bw)                 \
+  row(8, avx512_bitalg)
 
 #ifdef __cplusplus
 extern "C" {

@@ -10,7 +10,7 @@ import pytest
 from lilliput import kernels
 from lilliput.kernels import cpu
 
-NAMES = ["avx2", "fma", "avx512f", "avx512_vnni", "avx512_vpopcntdq", "neon", "dotprod"]
+NAMES = ["avx2", "fma", "avx512f", "avx512_vnni", "avx512_vpopcntdq", "neon", "dotprod", "avx512bw", "avx512_bitalg"]
 
 
 def test_features_have_the_same_names_in_the_same_order_whoever_answers() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from lilliput.kernels import cpu, entropy, rounding
+from lilliput.kernels.layers import BREAK_EVEN, BinaryConv2d, BinaryConvBits, SparseConv2d, SparseLinear, pack_sparse
 from lilliput.kernels.numbers import Array, Layout
+from lilliput.kernels.runtime import register
 
 
 def _load() -> Any:
@@ -32,6 +35,16 @@ def features() -> dict[str, bool]:
     """The instruction sets that kernels are written for, and whether this processor has them."""
     found: dict[str, bool] = cpu.features() if _native is None else _native.cpu_features()
     return found
+
+
+def rows() -> list[tuple[str, str, bool]]:
+    """(family, name, whether this processor runs it) of every native kernel, best first; empty without the native core."""
+    return [] if _native is None else [tuple(row) for row in _native.kernel_rows()]
+
+
+def forced() -> str | None:
+    """The kernel that $LILLIPUT_KERNEL asks for, in place of the best that this processor runs."""
+    return os.environ.get("LILLIPUT_KERNEL") or None
 
 
 def encode(layouts: Sequence[Layout], arrays: Sequence[Array]) -> bytes:
@@ -59,4 +72,23 @@ def round_weights(job: rounding.Job) -> float:
     return rounding.round_weights(_native, job)
 
 
-__all__ = ["Array", "Layout", "backend", "decode", "decode_text", "encode", "encode_text", "features", "round_weights"]
+__all__ = [
+    "BREAK_EVEN",
+    "Array",
+    "BinaryConv2d",
+    "BinaryConvBits",
+    "Layout",
+    "SparseConv2d",
+    "SparseLinear",
+    "backend",
+    "decode",
+    "decode_text",
+    "encode",
+    "encode_text",
+    "features",
+    "forced",
+    "pack_sparse",
+    "register",
+    "round_weights",
+    "rows",
+]

@@ -6,8 +6,11 @@ import platform
 from pathlib import Path
 
 # Names as in csrc/cpu.h; values as Linux spells them in /proc/cpuinfo.
-_X86 = {name: name for name in ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_vpopcntdq")}
-_ARM = {"neon": "asimd", "dotprod": "asimddp"}
+_FLAGS = {
+    **{name: name for name in ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_vpopcntdq")},
+    **{"neon": "asimd", "dotprod": "asimddp"},
+    **{name: name for name in ("avx512bw", "avx512_bitalg")},
+}
 
 
 def features() -> dict[str, bool]:
@@ -23,7 +26,7 @@ def read(cpuinfo: str) -> dict[str, bool]:
     """
     lines = [line.partition(":") for line in cpuinfo.splitlines()]
     words = {word for key, _, value in lines if key.strip() in ("flags", "Features") for word in value.split()}
-    return {name: spelling in words for name, spelling in {**_X86, **_ARM}.items()}
+    return {name: spelling in words for name, spelling in _FLAGS.items()}
 
 
 def _cpuinfo() -> str:

@@ -1,0 +1,202 @@
+#include "bind_layers.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <array>
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "binary.h"
+#include "sparse.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+template <class T>
+using Input = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Output = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Maybe = std::optional<Input<T>>;
+
+// The thirteen numbers of `lilliput_conv`, in its order.
+using Numbers = std::array<int32_t, 13>;
+
+lilliput_conv conv_of(const Numbers& n) {
+  return {n[0], n[1], n[2], n[3], n[4], {n[5], n[6]}, {n[7], n[8]}, {n[9], n[10]}, {n[11], n[12]}};
+}
+
+void check(int status) {
+  switch (status) {
+    case lilliput_layer_ok: return;
+    case lilliput_layer_no_memory: throw std::bad_alloc();
+    case lilliput_layer_bad_weights: throw nb::value_error("weights that do not fit the shape");
+    case lilliput_layer_no_such_kernel: throw nb::key_error("no kernel of this name");
+    case lilliput_layer_not_here: throw nb::key_error("this processor cannot run the kernel of this name");
+    default: throw nb::value_error("a shape that no convolution has");
+  }
+}
+
+template <class T>
+const T* sized(const Input<T>& array, int64_t size) {
+  if (static_cast<int64_t>(array.size()) != size) throw nb::value_error("an array of another size");
+  return array.data();
+}
+
+template <class T>
+const T* sized(const Maybe<T>& array, int64_t size) { return array ? sized(*array, size) : nullptr; }
+
+template <class T>
+T* sized_out(const Output<T>& array, int64_t size) {
+  if (static_cast<int64_t>(array.size()) != size) throw nb::value_error("an array of another size");
+  return array.data();
+}
+
+const char* chars(const std::optional<std::string>& name) { return name ? name->c_str() : nullptr; }
+
+int64_t bytes_for(int64_t signs) { return (signs + 7) / 8; }
+
+class Binary {
+ public:
+  Binary(const Numbers& numbers, int32_t pad, const Input<uint8_t>& weight, const Maybe<float>& scale, const Maybe<float>& bias,
+         const Maybe<int32_t>& least, const Maybe<uint8_t>& flip, const std::optional<std::string>& kernel)
+      : conv_(conv_of(numbers)), bits_(least.has_value()) {
+    check(lilliput_conv_check(&conv_));
+    const int64_t taps = static_cast<int64_t>(conv_.kernel[0]) * conv_.kernel[1];
+    const lilliput_binary_layer layer{conv_,
+                                      pad,
+                                      sized(weight, conv_.out * bytes_for(conv_.in / conv_.groups) * taps),
+                                      sized(scale, conv_.out),
+                                      sized(bias, conv_.out),
+                                      sized(least, conv_.out),
+                                      sized(flip, conv_.out)};
+    lilliput_binary* made = nullptr;
+    check(lilliput_binary_new(&layer, chars(kernel), &made));
+    layer_.reset(made);
+  }
+
+  std::string kernel() const { return lilliput_binary_kernel(layer_.get()); }
+
+  void floats(int64_t batch, const Input<uint8_t>& x, const Output<float>& out) const {
+    if (bits_) throw nb::value_error("this layer writes bits");
+    run(batch, x, sized_out(out, batch * conv_.out * image()));
+  }
+
+  void bits(int64_t batch, const Input<uint8_t>& x, const Output<uint8_t>& out) const {
+    if (!bits_) throw nb::value_error("this layer writes floats");
+    run(batch, x, sized_out(out, batch * bytes_for(conv_.out) * image()));
+  }
+
+ private:
+  struct Free {
+    void operator()(lilliput_binary* layer) const { lilliput_binary_free(layer); }
+  };
+
+  int64_t image() const { return lilliput_conv_output(&conv_, 0) * lilliput_conv_output(&conv_, 1); }
+
+  void run(int64_t batch, const Input<uint8_t>& x, void* out) const {
+    const uint8_t* from = sized(x, batch * bytes_for(conv_.in) * conv_.height * conv_.width);
+    int status;
+    {
+      nb::gil_scoped_release free;
+      status = lilliput_binary_run(layer_.get(), batch, from, out);
+    }
+    check(status);
+  }
+
+  lilliput_conv conv_;
+  bool bits_;
+  std::unique_ptr<lilliput_binary, Free> layer_;
+};
+
+class Sparse {
+ public:
+  Sparse(const Numbers& numbers, const Input<int32_t>& rows, const Input<int32_t>& columns, const Input<float>& values,
+         const Maybe<float>& bias, const std::optional<std::string>& kernel)
+      : conv_(conv_of(numbers)) {
+    check(lilliput_conv_check(&conv_));
+    const int32_t* starts = sized(rows, conv_.out + 1);
+    if (columns.size() != values.size() || starts[conv_.out] != static_cast<int64_t>(values.size())) {
+      throw nb::value_error("as many columns as values");
+    }
+    const lilliput_sparse_layer layer{conv_, starts, columns.data(), values.data(), sized(bias, conv_.out)};
+    lilliput_sparse* made = nullptr;
+    check(lilliput_sparse_new(&layer, chars(kernel), &made));
+    layer_.reset(made);
+  }
+
+  std::string kernel() const { return lilliput_sparse_kernel(layer_.get()); }
+
+  void floats(int64_t batch, const Input<float>& x, const Output<float>& out) const {
+    const float* from = sized(x, batch * conv_.in * conv_.height * conv_.width);
+    float* to = sized_out(out, batch * conv_.out * lilliput_conv_output(&conv_, 0) * lilliput_conv_output(&conv_, 1));
+    int status;
+    {
+      nb::gil_scoped_release free;
+      status = lilliput_sparse_run(layer_.get(), batch, from, to);
+    }
+    check(status);
+  }
+
+ private:
+  struct Free {
+    void operator()(lilliput_sparse* layer) const { lilliput_sparse_free(layer); }
+  };
+
+  lilliput_conv conv_;
+  std::unique_ptr<lilliput_sparse, Free> layer_;
+};
+
+void binarize(int64_t batch, int32_t channels, int64_t pixels, const Input<float>& x, const Maybe<float>& least,
+              const Output<uint8_t>& out, const std::optional<std::string>& kernel) {
+  const float* from = sized(x, batch * channels * pixels);
+  uint8_t* to = sized_out(out, batch * bytes_for(channels) * pixels);
+  const float* bounds = sized(least, channels);
+  int status;
+  {
+    nb::gil_scoped_release free;
+    status = lilliput_binarize(from, batch, channels, pixels, bounds, chars(kernel), to);
+  }
+  check(status);
+}
+
+std::vector<std::tuple<std::string, std::string, bool>> kernel_rows() {
+  std::vector<std::tuple<std::string, std::string, bool>> rows;
+  const char* family = nullptr;
+  int usable = 0;
+  while (const char* name = lilliput_kernel_row(static_cast<int>(rows.size()), &family, &usable)) {
+    rows.emplace_back(family, name, usable != 0);
+  }
+  return rows;
+}
+
+}  // namespace
+
+void bind_layers(nb::module_& m) {
+  m.def("kernel_rows", &kernel_rows, "(family, name, whether this processor runs it) of every kernel, best first.");
+  m.def("binarize", &binarize, nb::arg("batch"), nb::arg("channels"), nb::arg("pixels"), nb::arg("x"), nb::arg("least").none(),
+        nb::arg("out"), nb::arg("kernel").none(), "Fill `out` with the signs of floats.");
+  nb::class_<Binary>(m, "Binary", "A binary convolution, packed for this processor.")
+      .def(nb::init<const Numbers&, int32_t, const Input<uint8_t>&, const Maybe<float>&, const Maybe<float>&, const Maybe<int32_t>&,
+                    const Maybe<uint8_t>&, const std::optional<std::string>&>(),
+           nb::arg("conv"), nb::arg("pad"), nb::arg("weight"), nb::arg("scale").none(), nb::arg("bias").none(),
+           nb::arg("least").none(), nb::arg("flip").none(), nb::arg("kernel").none())
+      .def_prop_ro("kernel", &Binary::kernel)
+      .def("floats", &Binary::floats)
+      .def("bits", &Binary::bits);
+  nb::class_<Sparse>(m, "Sparse", "A sparse convolution, packed for this processor.")
+      .def(nb::init<const Numbers&, const Input<int32_t>&, const Input<int32_t>&, const Input<float>&, const Maybe<float>&,
+                    const std::optional<std::string>&>(),
+           nb::arg("conv"), nb::arg("rows"), nb::arg("columns"), nb::arg("values"), nb::arg("bias").none(), nb::arg("kernel").none())
+      .def_prop_ro("kernel", &Sparse::kernel)
+      .def("floats", &Sparse::floats);
+}

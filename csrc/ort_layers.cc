@@ -1,0 +1,297 @@
+#include "ort_layers.h"
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+
+#include "binary.h"
+#include "sparse.h"
+
+namespace ort {
+namespace {
+
+constexpr int64_t kMostSide = 1 << 20;
+
+[[noreturn]] void fail(const std::string& what) { throw Failed{what}; }
+
+int64_t number(const Api& api, const void* info, const char* name) {
+  int64_t value = 0;
+  if (!api.agrees(attribute_int, info, name, &value)) fail(std::string("attribute `") + name + "` must be a whole number");
+  return value;
+}
+
+std::vector<int64_t> numbers(const Api& api, const void* info, const char* name) {
+  size_t size = 0;
+  // Asked without room first: the answer is how much is needed.
+  if (!api.agrees(attribute_ints, info, name, static_cast<int64_t*>(nullptr), &size) || size != 2) {
+    fail(std::string("attribute `") + name + "` must be two whole numbers");
+  }
+  std::vector<int64_t> values(size);
+  api.call(attribute_ints, info, name, values.data(), &size);
+  return values;
+}
+
+int32_t narrow(int64_t value, const char* what) {
+  if (value < -1 || value > kMostSide) fail(std::string(what) + " of " + std::to_string(value));
+  return static_cast<int32_t>(value);
+}
+
+void pair(const Api& api, const void* info, const char* name, int32_t (&to)[2]) {
+  const std::vector<int64_t> values = numbers(api, info, name);
+  for (int axis = 0; axis < 2; ++axis) to[axis] = narrow(values[static_cast<size_t>(axis)], name);
+}
+
+// An initializer, or nothing where an optional one was left out.
+Tensor constant(const Api& api, const void* info, size_t index, const char* what, int type, bool optional = false) {
+  size_t count = 0;
+  api.call(info_input_count, info, &count);
+  if (optional && index >= count) return {};
+  int fixed = 0;
+  const void* value = nullptr;
+  if (!api.agrees(constant_input, info, index, &fixed, &value) || fixed == 0 || value == nullptr) {
+    if (optional && value == nullptr && fixed == 0 && index + 1 < count) return {};
+    fail(std::string("input `") + what + "` must be an initializer");
+  }
+  const Tensor tensor = read(api, value);
+  if (tensor.type != type) fail(std::string("input `") + what + "` has elements of another type");
+  return tensor;
+}
+
+template <class T>
+std::vector<T> values(const Tensor& tensor) {
+  const T* from = static_cast<const T*>(tensor.data);
+  return from == nullptr ? std::vector<T>() : std::vector<T>(from, from + tensor.size());
+}
+
+template <class T>
+const T* or_null(const std::vector<T>& v) { return v.empty() ? nullptr : v.data(); }
+
+void sized(size_t size, int64_t expected, const char* what) {
+  if (static_cast<int64_t>(size) == expected) return;
+  const std::string name = std::string("input `") + what + "`";
+  fail(name + " has " + std::to_string(size) + " elements where " + std::to_string(expected) + " belong");
+}
+
+void check(int status) {
+  switch (status) {
+    case lilliput_layer_ok: return;
+    case lilliput_layer_bad_weights: fail("weights that do not fit the shape");
+    case lilliput_layer_no_such_kernel: fail("$LILLIPUT_KERNEL names no kernel");
+    case lilliput_layer_not_here: fail("this processor cannot run the kernel that $LILLIPUT_KERNEL names");
+    case lilliput_layer_no_memory: fail("out of memory");
+    default: fail("a shape that no convolution has");
+  }
+}
+
+Tensor input(const Api& api, const void* context, size_t index, int type) {
+  const void* value = nullptr;
+  api.call(context_input, context, index, &value);
+  if (value == nullptr) fail("the first input is missing");
+  Tensor tensor = read(api, value);
+  if (tensor.type != type) fail("the first input has elements of another type");
+  return tensor;
+}
+
+void* output(const Api& api, void* context, const std::vector<int64_t>& shape) {
+  void* value = nullptr;
+  void* data = nullptr;
+  api.call(context_output, context, static_cast<size_t>(0), shape.data(), shape.size(), &value);
+  api.call(tensor_data, value, &data);
+  return data;
+}
+
+void belong(int64_t found, int64_t expected, const char* what) {
+  if (found == expected) return;
+  fail("the first input has " + std::to_string(found) + " " + what + " where " + std::to_string(expected) + " belong");
+}
+
+const std::vector<int64_t>& four(const Tensor& x) {
+  if (x.shape.size() != 4) fail("the first input must have four dimensions, and has " + std::to_string(x.shape.size()));
+  return x.shape;
+}
+
+// Packed layers by the size of their image.
+template <class Layer>
+class Packed {
+ public:
+  template <class Make>
+  const Layer& at(int64_t height, int64_t width, Make make) const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    auto& layer = layers_[{height, width}];
+    if (!layer) layer = make();
+    return *layer;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::map<std::pair<int64_t, int64_t>, std::shared_ptr<Layer>> layers_;
+};
+
+struct Window {
+  Window(const Api& api, const void* info) {
+    conv.groups = narrow(number(api, info, "group"), "group");
+    pair(api, info, "strides", conv.stride);
+    pair(api, info, "pads", conv.padding);
+    pair(api, info, "dilations", conv.dilation);
+  }
+
+  lilliput_conv sized(int64_t height, int64_t width) const {
+    lilliput_conv made = conv;
+    made.height = narrow(height, "height");
+    made.width = narrow(width, "width");
+    check(lilliput_conv_check(&made));
+    return made;
+  }
+
+  lilliput_conv conv{};
+};
+
+struct Binarize : Node {
+  Binarize(const Api& given, const void* info)
+      : api(given), least(values<float>(constant(given, info, 1, "least", floats, true))) {}
+
+  void compute(void* context) const override {
+    const Tensor x = input(api, context, 0, floats);
+    if (x.shape.size() < 2) fail("the first input must have a batch and channels");
+    std::vector<int64_t> shape = x.shape;
+    const int64_t channels = shape[1];
+    if (channels < 1) fail("the first input has no channels");
+    if (!least.empty()) sized(least.size(), channels, "least");
+    shape[1] = (channels + 7) / 8;
+    int64_t pixels = 1;
+    for (size_t i = 2; i < shape.size(); ++i) pixels *= shape[i];
+    uint8_t* to = static_cast<uint8_t*>(output(api, context, shape));
+    const float* from = static_cast<const float*>(x.data);
+    check(lilliput_binarize(from, shape[0], narrow(channels, "channels"), pixels, or_null(least), nullptr, to));
+  }
+
+  Api api;
+  std::vector<float> least;
+};
+
+struct Binary : Node {
+  Binary(const Api& given, const void* info, bool bits) : api(given), window(given, info), writes_bits(bits) {
+    lilliput_conv& c = window.conv;
+    const Tensor packed = constant(api, info, 1, "weight", bytes);
+    if (packed.shape.size() != 4) fail("input `weight` must have four dimensions");
+    c.in = narrow(number(api, info, "channels"), "channels");
+    c.out = narrow(packed.shape[0], "weight");
+    for (int axis = 0; axis < 2; ++axis) c.kernel[axis] = narrow(packed.shape[static_cast<size_t>(axis) + 2], "weight");
+    pad = narrow(number(api, info, "pad"), "pad");
+    if (c.groups < 1 || c.in < 1 || c.in % c.groups != 0 || packed.shape[1] != (c.in / c.groups + 7) / 8) {
+      fail("`channels`, `group` and the shape of `weight` do not go together");
+    }
+    if (pad > 1) fail("attribute `pad` must be -1, 0 or 1");
+    weight = values<uint8_t>(packed);
+    if (bits) {
+      least = values<int32_t>(constant(api, info, 2, "least", ints));
+      flip = values<uint8_t>(constant(api, info, 3, "flip", bytes));
+      sized(least.size(), c.out, "least");
+      sized(flip.size(), c.out, "flip");
+    } else {
+      scale = values<float>(constant(api, info, 2, "scale", floats));
+      bias = values<float>(constant(api, info, 3, "bias", floats, true));
+      sized(scale.size(), c.out, "scale");
+      if (!bias.empty()) sized(bias.size(), c.out, "bias");
+    }
+  }
+
+  void compute(void* context) const override {
+    const Tensor x = input(api, context, 0, bytes);
+    const std::vector<int64_t>& shape = four(x);
+    const int64_t in = window.conv.in;
+    belong(shape[1], (in + 7) / 8, "bytes of channels");
+    const lilliput_conv conv = window.sized(shape[2], shape[3]);
+    const auto& layer = packed.at(shape[2], shape[3], [&] { return make(conv); });
+    const int64_t rows = lilliput_conv_output(&conv, 0), columns = lilliput_conv_output(&conv, 1);
+    const int64_t channels = writes_bits ? (conv.out + 7) / 8 : conv.out;
+    void* to = output(api, context, {shape[0], channels, rows, columns});
+    check(lilliput_binary_run(&layer, shape[0], static_cast<const uint8_t*>(x.data), to));
+  }
+
+  std::shared_ptr<lilliput_binary> make(const lilliput_conv& conv) const {
+    const lilliput_binary_layer layer{conv, pad, weight.data(), or_null(scale), or_null(bias), or_null(least), or_null(flip)};
+    lilliput_binary* made = nullptr;
+    check(lilliput_binary_new(&layer, nullptr, &made));
+    return {made, lilliput_binary_free};
+  }
+
+  Api api;
+  Window window;
+  bool writes_bits;
+  int32_t pad = 0;
+  std::vector<uint8_t> weight, flip;
+  std::vector<float> scale, bias;
+  std::vector<int32_t> least;
+  Packed<lilliput_binary> packed;
+};
+
+// The non-zeros of a weight, from four inputs.
+struct NonZeros {
+  NonZeros(const Api& api, const void* info)
+      : rows(values<int32_t>(constant(api, info, 1, "rows", ints))),
+        columns(values<int32_t>(constant(api, info, 2, "columns", ints))),
+        numbers(values<float>(constant(api, info, 3, "values", floats))),
+        bias(values<float>(constant(api, info, 4, "bias", floats, true))) {
+    if (rows.size() < 2) fail("input `rows` must have one element more than outputs");
+    sized(columns.size(), rows.back(), "columns");
+    sized(numbers.size(), rows.back(), "values");
+    if (!bias.empty()) sized(bias.size(), outputs(), "bias");
+  }
+
+  int64_t outputs() const { return static_cast<int64_t>(rows.size()) - 1; }
+
+  std::shared_ptr<lilliput_sparse> make(const lilliput_conv& conv) const {
+    const lilliput_sparse_layer layer{conv, rows.data(), columns.data(), numbers.data(), or_null(bias)};
+    lilliput_sparse* made = nullptr;
+    check(lilliput_sparse_new(&layer, nullptr, &made));
+    return {made, lilliput_sparse_free};
+  }
+
+  std::vector<int32_t> rows, columns;
+  std::vector<float> numbers, bias;
+};
+
+struct SparseConv : Node {
+  SparseConv(const Api& given, const void* info) : api(given), window(given, info), weight(given, info) {
+    pair(api, info, "kernel_shape", window.conv.kernel);
+    window.conv.in = narrow(number(api, info, "channels"), "channels");
+    window.conv.out = narrow(weight.outputs(), "rows");
+  }
+
+  void compute(void* context) const override {
+    const Tensor x = input(api, context, 0, floats);
+    const std::vector<int64_t>& shape = four(x);
+    belong(shape[1], window.conv.in, "channels");
+    const lilliput_conv conv = window.sized(shape[2], shape[3]);
+    const auto& layer = packed.at(shape[2], shape[3], [&] { return weight.make(conv); });
+    float* to = static_cast<float*>(
+        output(api, context, {shape[0], conv.out, lilliput_conv_output(&conv, 0), lilliput_conv_output(&conv, 1)}));
+    check(lilliput_sparse_run(&layer, shape[0], static_cast<const float*>(x.data), to));
+  }
+
+  Api api;
+  Window window;
+  NonZeros weight;
+  Packed<lilliput_sparse> packed;
+};
+
+template <bool bits>
+std::unique_ptr<Node> make_binary(const Api& api, const void* info) { return std::make_unique<Binary>(api, info, bits); }
+
+template <class T>
+std::unique_ptr<Node> make(const Api& api, const void* info) { return std::make_unique<T>(api, info); }
+
+}  // namespace
+
+const std::vector<Kind>& kinds() {
+  static const std::vector<Kind> all = {
+      {"Binarize", 1, {floats, -floats}, bytes, make<Binarize>},
+      {"BinaryConv", 1, {bytes, bytes, floats, -floats}, floats, make_binary<false>},
+      {"BinaryConvBits", 1, {bytes, bytes, ints, bytes}, bytes, make_binary<true>},
+      {"SparseConv", 1, {floats, ints, ints, floats, -floats}, floats, make<SparseConv>},
+  };
+  return all;
+}
+
+}  // namespace ort

@@ -1,0 +1,28 @@
+// The operations of domain `lilliput`, as ONNX Runtime asks for them.
+#pragma once
+
+#include <memory>
+
+#include "ort_abi.h"
+
+namespace ort {
+
+// A node: made once, computed by any number of threads.
+struct Node {
+  virtual ~Node() = default;
+  virtual void compute(void* context) const = 0;
+};
+
+// One row an operation: its name, its inputs (the first `given` are tensors of the graph, the others initializers; an input
+// whose element is negative may be left out), its output, and how a node is made.
+struct Kind {
+  const char* name;
+  int given;
+  std::vector<int> inputs;
+  int output;
+  std::unique_ptr<Node> (*make)(const Api& api, const void* info);
+};
+
+const std::vector<Kind>& kinds();
+
+}  // namespace ort

@@ -1,0 +1,30 @@
+#include <immintrin.h>
+
+#include "kernels.h"
+
+namespace lilliput {
+namespace {
+
+struct Lanes {
+  using Vector = __m512;
+  static constexpr int count = 16;
+  static __m512 all(float x) { return _mm512_set1_ps(x); }
+  static __m512 load(const float* x) { return _mm512_loadu_ps(x); }
+  static __mmask16 some(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+  static __m512 load_some(const float* x, __mmask16 some) { return _mm512_maskz_loadu_ps(some, x); }
+  static __m512 add(__m512 w, __m512 x, __m512 sum) { return _mm512_fmadd_ps(w, x, sum); }
+  static __m512 plus(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+  static void store(float* to, __m512 x) { _mm512_store_ps(to, x); }
+  static void copy(float* to, const float* from, int64_t n) {
+    for (; n >= count; n -= count, to += count, from += count) _mm512_storeu_ps(to, _mm512_loadu_ps(from));
+    if (n > 0) _mm512_mask_storeu_ps(to, some(n), _mm512_maskz_loadu_ps(some(n), from));
+  }
+};
+
+#include "sparse_tile.h"
+
+}  // namespace
+
+extern const SparseKernel sparse_avx512 = {run};
+
+}  // namespace lilliput
