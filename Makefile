@@ -8,7 +8,7 @@ INSTALLED_FROM = pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*
 ONE = OMP_NUM_THREADS=1
 
 .DELETE_ON_ERROR:
-.PHONY: help run test check docs bench bench-peers fuzz clean
+.PHONY: help run test check docs bench bench-peers fuzz fuzz-native clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,17 @@ bench-peers: .bench-venv/installed ## the same jobs done by other tools (bench/c
 fuzz: .venv/installed ## the attacks on everything that reads bytes, with many more inputs
 	@if [ -d tests/attacks ]; then $(ONE) $(BIN)/python -m pytest -q --hypothesis-profile fuzz tests/attacks; \
 	else echo 'There is no tests/attacks folder, so there is nothing to fuzz.'; fi
+
+INPUTS ?= 10000000
+SEED ?= 1
+SANITIZED = -DALONE -std=c++17 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -Icsrc
+
+fuzz-native: build/fuzz_codec ## the native decoder on INPUTS made-up inputs drawn from SEED, under sanitizers
+	@build/fuzz_codec $(INPUTS) $(SEED)
+
+build/fuzz_codec: tests/fuzz_codec.cc csrc/codec.cc csrc/tables.cc $(wildcard csrc/*.h)
+	@mkdir -p build
+	@$(CXX) $(SANITIZED) tests/fuzz_codec.cc csrc/codec.cc csrc/tables.cc -o $@
 
 clean: ## removes what was built and measured; keeps the packages in .venv
 	@rm -rf build dist out site .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/installed* .bench-venv/installed

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 
 #include "codec.h"
 #include "numbers.h"
@@ -11,7 +12,11 @@ namespace lilliput {
 
 struct State {
   Numbers numbers;
-  Patterns patterns;
+  std::unique_ptr<Patterns> patterns;  // half a megabyte, so only where there are patterns
+  Patterns& some_patterns() {
+    if (!patterns) patterns = std::make_unique<Patterns>();
+    return *patterns;
+  }
 };
 
 struct Spec {
@@ -125,7 +130,7 @@ bool body(IO& io, State& state, T* data, const Spec& spec) {
     case Kind::dense: return by_magnitude(io, state.numbers, data, spec);
     case Kind::index:
     case Kind::sparse_index: return by_index(io, state.numbers, data, spec);
-    case Kind::patterns: return by_pattern(io, state.patterns, data, spec);
+    case Kind::patterns: return by_pattern(io, state.some_patterns(), data, spec);
   }
   return false;
 }
