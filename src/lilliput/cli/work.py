@@ -35,6 +35,7 @@ def compress(
     out: Annotated[Path, typer.Option(help="The folder that receives model, report and measurements.")],
     weights: Weights = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe (YAML); without one, budgets choose.")] = None,
+    bits: Annotated[str | None, typer.Option(help="Quantize, without training: 8, w4a8 or mixed.")] = None,
     size: Annotated[str | None, typer.Option(help="Budget for the `.lil`: 0.5MB, 80kB or 0.25x.")] = None,
     latency: Annotated[str | None, typer.Option(help="Budget for one inference: 5ms or 0.5x.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Points of test accuracy that may be lost.")] = None,
@@ -52,6 +53,7 @@ def compress(
     from lilliput import job, report
     from lilliput.data import open_task
     from lilliput.opening import open_model
+    from lilliput.quant.shortcuts import shortcut
     from lilliput.recipe import Recipe
     from lilliput.search import Budget
     from lilliput.terminal import Training, say, show
@@ -59,9 +61,11 @@ def compress(
     from lilliput.train import Machine
 
     budget = Budget.read(size, latency, max_drop)
-    plan = Recipe.read(recipe) if recipe else None
+    if recipe and bits:
+        raise UsageError(f"`--recipe {recipe}` beside `--bits {bits}`: each is the whole plan; give one")
+    plan = Recipe.read(recipe) if recipe else Recipe(shortcut(bits)) if bits else None
     if plan is None and budget == Budget():
-        raise UsageError("say what to aim at: `--size`, `--latency`, `--max-drop`, or `--recipe FILE`")
+        raise UsageError("say what to aim at: `--size`, `--latency`, `--max-drop`, `--bits 8` or `--recipe FILE`")
     need_weights(model, weights, pretrain)
     network = open_model(model, weights=weights, trust=trust, seed=seed)
     task = open_task(data, seed=seed, skip_bad=skip_bad)

@@ -21,7 +21,7 @@ _BIAS = 2**31 - 1
 def rewrite(net: Net) -> None:
     """Apply every rule."""
     net.rewrite(same_grid_once, no_clipping_before, quantize_early, no_clipping_after, dequantize_late, pool_means)
-    net.rewrite(integer_bias)
+    net.rewrite(integer_bias, short_weights)
 
 
 def same_grid_once(net: Net, node: Any) -> bool:
@@ -140,6 +140,20 @@ def integer_bias(net: Net, node: Any) -> bool:
     stem = node.input[2]
     parts = [net.constant(f"{stem}.codes", whole), net.constant(f"{stem}.scale", unit)]
     net.connect(node, 2, net.add("DequantizeLinear", parts, None, **(attributes(weight) if unit.ndim else {})))
+    return True
+
+
+def short_weights(net: Net, node: Any) -> bool:
+    """A weight whose every number has the same value in half precision is stored in half the bytes; runtimes widen it."""
+    weight = net.constants.get(node.input[1]) if node.op_type in ("Conv", "Gemm", "MatMul") else None
+    if weight is None or weight.dtype != np.float32 or weight.size < 256:
+        return False
+    with np.errstate(over="ignore"):
+        short = weight.astype(np.float16)
+    if not (short.astype(np.float32) == weight).all():
+        return False
+    name = net.constant(net.fresh(node.input[1]), short)
+    net.connect(node, 1, net.add("Cast", [name], None, to=1))
     return True
 
 

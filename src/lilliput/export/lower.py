@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lilliput.core.layers import Mapped, through
 from lilliput.core.maps import Quantizer
+from lilliput.errors import ExportError, at
 from lilliput.quant.integer import Affine
 
 
@@ -17,17 +18,26 @@ def lower(model: nn.Module) -> nn.Module:
     """A copy in eval mode, on the CPU, that only `torch.onnx.export` can run.
 
     Integer weights of at most 8 bits are stored as integers; a weight that any other map computes is stored in floats.
+    Raises `ExportError` for activations in integers of more than 8 bits.
     """
     new = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     with torch.no_grad():
         for layer in list(new.modules()):
             if isinstance(layer, Mapped):
                 _lower_weight(layer)
-    for maps in _activation_maps(new):
-        for name, each in list(maps._modules.items()):
-            if isinstance(each, Affine) and each.bits <= 8:
-                maps._modules[name] = Levels(each)
+    for path, layer in list(new.named_modules()):
+        for kind in ("input_maps", "output_maps"):
+            with at(path):
+                _lower_activations(layer._modules.get(kind))
     return new
+
+
+def _lower_activations(maps: nn.Module | None) -> None:
+    for name, each in list(maps._modules.items()) if isinstance(maps, nn.ModuleList) else ():
+        if isinstance(each, Affine) and each.bits > 8:
+            raise ExportError(f"no kernel takes activations of `bits` (={each.bits}); there are kernels for 2 to 8")
+        if isinstance(each, Affine):
+            maps._modules[name] = Levels(each)  # type: ignore[union-attr]
 
 
 def without_levels(model: nn.Module) -> nn.Module | None:

@@ -119,7 +119,7 @@ class Net:
         makers = self.makers
         for name in node.input:
             maker = makers.get(name)
-            name = maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else name
+            name = maker.input[0] if maker is not None and maker.op_type in ("DequantizeLinear", "Cast") else name
             if name in self.constants and ".weight" in name:
                 return name.partition(".weight")[0]
         return ""
