@@ -117,6 +117,9 @@ def measure(name: str) -> dict[str, Any]:
     export(model, example(model), path)
     files = {"dense": path} | {label: row.pop("file") for label, row in rows.items()}
     runs = [time_files(files, example(model)) for _ in range(REPEATS)]
+    half = {"dense": path, "it": files["half the time"]}
+    alone = [time_files(half, example(model)) for _ in range(REPEATS)]  # others in between leave cold caches behind
+    rows["half the time"]["alone"] = [Ratio.of(run["it"], run["dense"]).to_json() for run in alone]
     before = costs(model)
     for label, row in rows.items():
         row |= {"fewer_macs": before["macs"] / row["macs"], "fewer_params": before["params"] / row["params"]}
@@ -131,6 +134,8 @@ def show(found: dict[str, Any]) -> None:
     for label, row in found["rows"].items():
         faster = ", ".join(f"{r['median']:.2f}x" for r in row["faster"])
         print(f"{found['network']:14} {label:28} {row['fewer_macs']:.2f}x fewer multiply-adds, {faster} faster")
+    alone = ", ".join(f"{r['median']:.3f}x" for r in found["rows"]["half the time"]["alone"])
+    print(f"{found['network']:14} asked for {LATENCY}x of the time, in turns with the dense network alone: {alone}")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +119,38 @@ def profiler() -> str:
     return "\n".join([*lines, "", machine(result)])
 
 
+def channel_speed() -> str:
+    """Fewer multiply-adds against time, ours and another's widths."""
+    result = load("channel_speed")
+    lines = ["| network | widths | fewer multiply-adds | faster | planned in, s |", "|---|---|---:|---:|---:|"]
+    for network in result["networks"]:
+        for label, row in network["rows"].items():
+            faster = statistics.median(r["median"] for r in row["faster"])
+            seconds = f"{row['seconds']:.0f}" if "seconds" in row else ""
+            lines.append(f"| `{network['network']}` | {label} | {row['fewer_macs']:.2f}x | {faster:.2f}x | {seconds} |")
+    halves = ", ".join(
+        f"`{n['network']}` " + " ".join(f"{r['median']:.2f}x" for r in n["rows"]["half the time"]["alone"])
+        for n in result["networks"]
+    )  # fmt: skip
+    said = (
+        f"ONNX Runtime, one thread, batch 1, random weights; medians of {result['repeats']} runs in which all networks take "
+        "turns. Planning for half the time includes the table of layer times, measured from nothing. The networks asked for "
+        f"`latency: {result['latency']}`, measured again in turns with the whole one alone: {halves} of its time. "
+    )
+    return "\n".join([*lines, "", said + machine(result)])
+
+
+def planning() -> str:
+    """How long planning takes, beside another's."""
+    result = load("planning")
+    labels = list(result["rows"][0]["seconds"])
+    lines = [f"| seconds | {' | '.join(labels)} |", f"|---|{'---:|' * len(labels)}"]
+    for row in result["rows"]:
+        lines.append(f"| `{row['network']}` | {' | '.join(format(row['seconds'][label], '.2f') for label in labels)} |")
+    said = f"Medians of {result['repeats']}, {result['threads']} thread, torch-pruning {result['torch_pruning']}. "
+    return "\n".join([*lines, "", said + machine(result)])
+
+
 def load(name: str) -> dict[str, Any]:
     """One result."""
     return dict(json.loads((ROOT / f"bench/results/{name}.json").read_text()))
@@ -132,6 +165,7 @@ def machine(result: dict[str, Any]) -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"measured": text},
     "docs/zoo.md": {"mobile": mobile, "profiler": profiler},
+    "docs/pruning.md": {"channel_speed": channel_speed, "planning": planning},
 }
 """What is generated: pages, and in each the text between `<!-- NAME:begin -->` and `<!-- NAME:end -->`."""
 

@@ -1,8 +1,8 @@
 """How long it takes to plan the pruning of ResNet-50 at half its channels: ours and torch-pruning's, in turns, one thread.
 
-Planning is everything before the first tensor is cut: which channels belong together, what each is worth (group norm of the
-weights, on both sides), which go. "To the network" adds the cutting, and on our side the trial that what is left computes
-what it should. Runs where the peers are (`make bench-peers`), alone on the machine; writes bench/results/planning.json.
+Planning is which channels belong together, what each is worth (group norm of the weights, on both sides), and which go. Ours
+then tries the plan: the network without these channels must compute what it computes with them silenced. "To the network" adds
+the cutting. Runs where the peers are (`make bench-peers`), alone on the machine; writes bench/results/planning.json.
 """
 
 from __future__ import annotations
@@ -20,22 +20,30 @@ import torch_pruning as tp
 from torch import nn
 
 import lilliput as lp
+from lilliput.core.channels import channels
 from lilliput.core.method import Look
 from lilliput.measure import hardware, versions
 
 ROOT = Path(__file__).parent.parent.parent
 REPEATS = 7
+HALF = lp.prune.Channels(keep=0.5, criterion="group_norm")
 NETWORKS = ("resnet50", "mobilenet_v2", "densenet121")
 
 
+def ours_chosen(model: nn.Module, x: torch.Tensor) -> None:
+    """Names, worth and choice."""
+    found = channels(model, x, verify=False)
+    HALF.choose(model, Look(x), found)
+
+
 def ours_planned(model: nn.Module, x: torch.Tensor) -> None:
-    """The edits."""
-    lp.prune.Channels(keep=0.5, criterion="group_norm").plan(model, Look(x))
+    """The edits, tried out."""
+    HALF.plan(model, Look(x))
 
 
 def ours(model: nn.Module, x: torch.Tensor) -> None:
     """The network."""
-    lp.prune.Channels(keep=0.5, criterion="group_norm")(model, Look(x))
+    HALF(model, Look(x))
 
 
 def pruner(model: nn.Module, x: torch.Tensor) -> tp.pruner.MetaPruner:
@@ -58,7 +66,8 @@ def theirs(model: nn.Module, x: torch.Tensor) -> None:
 
 
 CONTESTANTS: dict[str, Callable[[nn.Module, torch.Tensor], None]] = {
-    "ours, planned": ours_planned,
+    "ours, names and worth": ours_chosen,
+    "ours, tried out": ours_planned,
     "torch-pruning, planned": theirs_planned,
     "ours, to the network": ours,
     "torch-pruning, to the network": theirs,

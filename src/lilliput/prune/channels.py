@@ -90,9 +90,10 @@ class Channels(Method):
         """
         self.check()
         self._check_skipped(model)
-        return list(planned(model, look.example, lambda found: self._chosen(model, look, found)))
+        return list(planned(model, look.example, lambda found: self.choose(model, look, found)))
 
-    def _chosen(self, model: nn.Module, look: Look, found: ChannelNames) -> list[Resize]:
+    def choose(self, model: nn.Module, look: Look, found: ChannelNames) -> list[Resize]:
+        """The edits by the names that were found, not tried out; `plan` tries them."""
         groups = [g for g in found.groups if not self._stays(model, g)]
         if self._amount.asks and not groups:
             raise ModelError(_nothing(found))
