@@ -1,0 +1,181 @@
+"""Rounding with the rate in mind against nncodec, the standard's own coder: accuracy against bytes, no training on either side.
+
+    python bench/compact.py [resnet20] [resnet56] [--images N]      writes bench/results/compact.json
+
+Both start from the same float weights. nncodec: dependent quantization and parameter optimization on, over its main step
+(qp), with its rule for steps of single layers (opt_qp) off and on, on the network as it is and with its batch norms folded by
+us; its bitstream alone is counted. Ours: the whole `.lil` file of `quant.rate`, which sees 512 training images. Accuracy is
+that on the validation split (or its first N images); the test split is not read. For every point of nncodec's front that loses
+at most one point, the smallest of our files that is at most 0.05 points less accurate, and how many fewer bytes it has.
+
+Runs where the peers are (`make bench-peers`), and starts itself again there. Needs
+$LILLIPUT_WEIGHTS/resnet20-cifar10.safetensors, resnet56-cifar10.safetensors, and CIFAR-10 where `lilliput data` finds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import lilliput as lp
+from lilliput.core.fold import fold
+from lilliput.core.method import First, Look
+from lilliput.data import open_task
+from lilliput.measure import hardware, versions
+from lilliput.opening import open_model
+from lilliput.quant.rate import RateQuantize, round_weights
+from lilliput.store import load, save
+
+ROOT = Path(__file__).parent.parent
+QPS = (-14, -16, -18, -20, -22, -24, -26, -28, -30, -32)
+STEPS = (0.0007, 0.001, 0.0014, 0.002, 0.0025, 0.003, 0.0035, 0.004, 0.0045, 0.005, 0.006, 0.007)
+SAME = 0.05  # points of accuracy that count as equal
+WORST = 1.0  # points of accuracy that a file may lose to be compared at all
+
+
+class Judge:
+    """Accuracy on validation images, and how far the answers are from those of the float network."""
+
+    def __init__(self, model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self.batches = batches
+        self.truth = self._answers(model)
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy in percent, and the mean divergence in nats."""
+        found = self._answers(model)
+        labels = torch.cat([y for _, y in self.batches])
+        right = (found.argmax(1) == labels).double().mean()
+        divergence = (self.truth.exp() * (self.truth - found)).sum(1).double().mean()
+        return {"accuracy": 100 * float(right), "divergence": float(divergence)}
+
+    def _answers(self, model: nn.Module) -> Tensor:
+        model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.no_grad():
+            return torch.cat([model(x.contiguous(memory_format=torch.channels_last)) for x, _ in self.batches]).log_softmax(1)
+
+
+def theirs(model: nn.Module, folded: nn.Module, judge: Judge) -> Iterator[dict[str, Any]]:
+    """nncodec over its main step."""
+    operators = torch.library.Library("torchvision", "DEF")  # without which torchvision, which it imports, does not load here
+    for name in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+                 "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"):  # fmt: skip
+        with contextlib.suppress(RuntimeError):
+            operators.define(name)
+    from nncodec.nn import decode, encode
+
+    for which, start in (("as it is", model), ("folded", folded)):
+        state = {k: v.numpy() for k, v in start.state_dict().items() if v.is_floating_point()}
+        for opt_qp in (False, True):
+            for qp in QPS:
+                args = {"qp": qp, "use_dq": True, "param_opt": True, "opt_qp": opt_qp, "verbose": False,
+                        "results": tempfile.gettempdir()}  # fmt: skip
+                with contextlib.redirect_stdout(io.StringIO()):
+                    stream = encode(dict(state), args)
+                    back = decode(stream)
+                again = lp.perform(start, [])
+                again.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in back.items()}, strict=False)
+                yield {"who": "nncodec", "network": which, "qp": qp, "opt_qp": opt_qp, "bytes": len(stream)} | judge(again)
+
+
+def ours(model: nn.Module, look: Look, judge: Judge) -> Iterator[dict[str, Any]]:
+    """Whole files over the step; the curvature is looked at once."""
+    method = RateQuantize()
+    plan = lp.perform(model, method.plan(model, look))
+    bends = method.seen(plan, method.sites(lp.perform(model, fold(model, look.example))), look)
+    with tempfile.TemporaryDirectory() as folder:
+        for step in STEPS:
+            after = lp.perform(plan, [])
+            round_weights(after, bends, step)
+            size = save(after, Path(folder) / "net.lil")
+            yield {"who": "lilliput", "step": step, "bytes": size} | judge(load(Path(folder) / "net.lil"))
+
+
+def front(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that no smaller row is as accurate as."""
+    best, kept = -1.0, []
+    for row in sorted(rows, key=lambda r: (r["bytes"], -r["accuracy"])):
+        if row["accuracy"] > best:
+            best = row["accuracy"]
+            kept.append(row)
+    return kept
+
+
+def compared(rows: Sequence[dict[str, Any]], float_accuracy: float) -> list[dict[str, Any]]:
+    """For every point of nncodec's front that is close to the float network, the smallest of our files that equals it."""
+    found = []
+    for row in front([r for r in rows if r["who"] == "nncodec"]):
+        if row["accuracy"] < float_accuracy - WORST:
+            continue
+        equal = [r for r in rows if r["who"] == "lilliput" and r["accuracy"] >= row["accuracy"] - SAME]
+        best = min(equal, key=lambda r: r["bytes"], default=None)
+        found.append({"nncodec": row, "lilliput": best, "fewer": 1 - best["bytes"] / row["bytes"] if best else None})
+    return found
+
+
+def one(name: str, task: lp.Task, images: int) -> dict[str, Any]:
+    """Both sides for one network."""
+    weights = Path(os.environ.get("LILLIPUT_WEIGHTS", ".")) / f"{name}-cifar10.safetensors"
+    model = open_model(name, weights=str(weights)).eval()
+    judge = Judge(model, list(First(task.batches("val", 250), images)))
+    look = Look(task.example(), task.drawn(), task.loss)
+    truth = judge(model)["accuracy"]
+    print(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters, {truth:.2f} % in floats", flush=True)
+    rows = []
+    for found in (ours(model, look, judge), theirs(model, lp.perform(model, fold(model, look.example)), judge)):
+        for row in found:
+            rows.append(row)
+            said = ", ".join(f"{k} {v}" for k, v in row.items() if k in ("network", "qp", "opt_qp", "step"))
+            print(
+                f"  {row['who']:9} {said:36} {row['bytes']:9,} bytes  {row['accuracy']:.2f} %  {row['divergence']:.4f}",
+                flush=True,
+            )
+    pairs = compared(rows, truth)
+    for pair in pairs:
+        mine, fewer = pair["lilliput"], pair["fewer"]
+        text = (
+            f"{mine['bytes']:,} bytes at {mine['accuracy']:.2f} %: {fewer:.0%} fewer" if mine else "no file of ours as accurate"
+        )
+        print(f"  nncodec {pair['nncodec']['bytes']:,} bytes at {pair['nncodec']['accuracy']:.2f} %; {text}", flush=True)
+    return {"float_accuracy": truth, "rows": rows, "compared": pairs}
+
+
+def main() -> None:
+    """Every network, written together."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*")
+    parser.add_argument("--images", type=int, default=5000, help="validation images")
+    options = parser.parse_args()
+    if importlib.util.find_spec("nncodec") is None:
+        there = ROOT / ".bench-venv/bin/python"
+        if not there.exists() or sys.prefix == str(ROOT / ".bench-venv"):
+            sys.exit("nncodec is not installed; run `make bench-peers`")
+        os.execv(there, [str(there), *sys.argv])
+    torch.set_num_threads(1)
+    task = open_task("cifar10")
+    networks = {name: one(name, task, options.images) for name in options.networks or ("resnet20", "resnet56")}
+    result = {
+        "networks": networks,
+        "images": options.images,
+        "hardware": hardware(),
+        "versions": versions() | {"nncodec": "2.1.3"},
+    }
+    path = ROOT / "bench/results/compact.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
