@@ -93,7 +93,7 @@ def companions(low: LowBit | None) -> tuple[Any, ...]:
 def weights_recipe(low: LowBit | None, epochs: int) -> list[Config]:
     """Quantize, estimate norms anew, train. Centroids get summed gradients, hence their rate."""
     shared = low is not None and low.scheme in ("kmeans", "pq")
-    fit = lp.Fit(epochs=epochs, lr=2e-4 if shared else 0.02, distill=Hinton(), callbacks=companions(low))
+    fit = lp.Fit(epochs=epochs, lr=1e-4 if shared else 0.02, distill=Hinton(), callbacks=companions(low))
     return [fit] if low is None else [low, lp.BatchNorm(), fit]
 
 

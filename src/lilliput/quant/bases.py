@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lilliput.core.maps import Codes, maps
 from lilliput.errors import EditError
 from lilliput.quant.schemes import Scheme, plain, schemes
-from lilliput.quant.straight import Coded, check_bits
+from lilliput.quant.straight import Coded, check_bits, thinned
 from lilliput.quant.table import Table
 
 BASES = tuple(range(1, 6))
@@ -95,8 +95,7 @@ class AbcInput(Coded):
 
     def absorb(self, tensor: Tensor) -> None:
         super().absorb(tensor)
-        x = tensor.detach().flatten()
-        x = x[:: max(1, x.numel() // 65536)]
+        x = thinned(tensor.detach())
         shares = torch.arange(1, len(self.scale) + 1, device=x.device, dtype=x.dtype) / (len(self.scale) + 1)
         self.shift.data = 0.5 - torch.quantile(x, shares)
         signs = self._signs(x).double()
@@ -116,9 +115,9 @@ class AbcInput(Coded):
         return Codes((bits * weights).sum(-1).to(torch.uint8), 0, 2**self.width - 1, {"scale": self.scale})
 
     def decode(self, codes: Codes) -> Tensor:
+        every = [[1.0 if code >> basis & 1 else -1.0 for basis in range(self.width)] for code in range(2**self.width)]
         scale = self.scale.detach()
-        every = torch.arange(2**self.width, device=scale.device)[:, None] >> torch.arange(self.width, device=scale.device)
-        return torch.where(every % 2 == 1, scale, -scale).sum(1)[codes.values.long()]
+        return (scale * scale.new_tensor(every)).sum(1)[codes.values.long()]
 
     def _signs(self, x: Tensor) -> Tensor:
         """... N"""
@@ -145,6 +144,10 @@ class Horq(Coded):
     def like(cls, tensor: Tensor, bits: int = 2) -> Horq:  # type: ignore[override] # its own spec
         check_bits(bits, BASES[:4], "horq")
         return cls(bits)
+
+    def hard(self, x: Tensor) -> Tensor:
+        scales, signs = self._orders(x)
+        return torch.stack([scale * sign for scale, sign in zip(scales, signs, strict=True)]).sum(0)
 
     def soft(self, x: Tensor) -> Tensor:
         total, rest = torch.zeros_like(x), x

@@ -51,8 +51,8 @@ def vectors(points: Tensor, count: int, seed: int = 0, rounds: int = 25) -> Tens
 
 def nearest(points: Tensor, centroids: Tensor) -> Tensor:
     """The nearest row of `centroids` to each row. Distances are summed, not expanded, so that a centroid finds itself."""
-    distance = torch.cdist(points, centroids, compute_mode="donot_use_mm_for_euclid_dist")
-    return distance.argmin(1)
+    exact = "donot_use_mm_for_euclid_dist"
+    return torch.cat([torch.cdist(part, centroids, compute_mode=exact).argmin(1) for part in points.split(1 << 14)])
 
 
 def _start(ascending: Tensor, count: int, start: str, seed: int) -> Tensor:

@@ -19,6 +19,7 @@ from lilliput.core.method import Look, Method
 from lilliput.errors import ConfigError, at
 from lilliput.quant.clusters import line
 from lilliput.quant.schemes import Scheme, schemes
+from lilliput.quant.straight import thinned
 
 
 @config("quant.low_bit")
@@ -226,17 +227,13 @@ def _order(model: nn.Module, example: Tensor) -> list[str]:
 
 
 def _inputs(model: nn.Module, sites: list[str], look: Look, images: int, who: str) -> dict[str, Tensor]:
-    """What layers see of the calibration images, after the maps they have: every 8th number of large inputs."""
+    """What layers see of the calibration images, batch by batch; of large ones some."""
     seen: dict[str, list[Tensor]] = {site: [] for site in sites}
     probe = copy.deepcopy(model).eval()
     for site in sites:
-        probe.get_submodule(site).register_forward_pre_hook(lambda _, args, site=site: seen[site].append(_thinned(args[0])))
+        probe.get_submodule(site).register_forward_pre_hook(lambda _, args, site=site: seen[site].append(thinned(args[0])))
     device = next(probe.parameters()).device
     with torch.no_grad():
         for x, _ in look.need_batches(who, images):
             probe(x.to(device))
     return {site: torch.cat(parts) for site, parts in seen.items()}
-
-
-def _thinned(x: Tensor) -> Tensor:
-    return x.flatten()[:: 8 if x.numel() > 1 << 16 else 1]

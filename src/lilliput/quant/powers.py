@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lilliput.core.maps import maps
 from lilliput.errors import EditError
 from lilliput.quant.schemes import Scheme, schemes, wide
-from lilliput.quant.straight import check_bits, straight
+from lilliput.quant.straight import check_bits, straight, thinned
 from lilliput.quant.table import Table, both, mirrored
 
 INQ_WIDTHS = tuple(range(2, 8))
@@ -154,8 +154,7 @@ class Apot(Table):
 
     def absorb(self, tensor: Tensor) -> None:
         super().absorb(tensor)
-        u = self.seen(tensor)
-        u = u.flatten()[:: max(1, u.numel() // 65536)]
+        u = thinned(self.seen(tensor))
         largest = float(u.abs().max())
         ends = [largest * k / 40 for k in range(1, 41)] if largest > 0 else [1.0]
         self.end.data.fill_(min(ends, key=lambda end: self._error(u, end)))

@@ -22,7 +22,7 @@ class Scheme:
 
     weight, input: the maps, with their specs for a layer and a width. swap: a compressed layer that goes in first; the maps
     then stand on its `layer`. widths, input_widths: the bits there are; bits, activations: the paper's (32: left alone).
-    skip: what the paper leaves real. only: the kinds of layers it serves, where it does not serve all.
+    skip: what the paper leaves real. spatial: whether it serves kernels larger than 1x1 alone.
     """
 
     weight: str

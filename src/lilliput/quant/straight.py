@@ -80,6 +80,11 @@ def others(w: Tensor, axis: int | None) -> list[int]:
     return [d for d in range(w.dim()) if d != axis]
 
 
+def thinned(x: Tensor, most: int = 1 << 16) -> Tensor:
+    """About `most` numbers of a tensor, evenly. The stride is odd, or whole columns of images would never be seen."""
+    return x.flatten()[:: max(1, x.numel() // most) | 1]
+
+
 def check_axis(axis: int | None) -> None:
     """Raise `EditError` for anything but one scale a filter (0) or a layer (None)."""
     if axis not in (0, None):
