@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -146,16 +147,30 @@ def pack(
     coder: Annotated[
         str | None, typer.Option(help="context (the smallest), huffman (for comparison) or plain (version 1).")
     ] = None,
+    drop: Annotated[
+        float | None, typer.Option(help="Round weights, losing at most so many points of validation accuracy.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Round weights, as finely as fits: 60kB or 0.1x.")] = None,
+    data: Annotated[str | None, typer.Option(help="Images for `--drop` and `--size`; as for `compress`.")] = None,
+    seed: Seed = 0,
     trust: Trust = False,
     json_out: Json = False,
 ) -> None:
-    """Store a network as a compact `.lil` file."""
+    """Store a network as a compact `.lil` file: exactly, or rounded without training as `--drop` or `--size` says."""
     from lilliput.opening import open_model
     from lilliput.store import save
     from lilliput.terminal import show
 
-    written = save(open_model(model, weights=weights, trust=trust), out, coder=coder)
-    show(f"{out}: {written:,} bytes", {"file": str(out), "bytes": written}, json_out)
+    network = open_model(model, weights=weights, trust=trust)
+    if drop is None and size is None:
+        written = save(network, out, coder=coder)
+        show(f"{out}: {written:,} bytes", {"file": str(out), "bytes": written}, json_out)
+        return
+    if data is None or coder not in (None, "context"):
+        raise UsageError("`--drop` and `--size` weigh the bits of the context coder by images: give `--data`, leave `--coder`")
+    found = rounded(network, data, out, size, drop, seed)
+    lost = f"{100 * found['val_accuracy']:.2f} % on validation images, {100 * found['val_accuracy_before']:.2f} % before"
+    show(f"{out}: {found['bytes']:,} bytes, {lost}", found, json_out)
 
 
 @app.command(epilog=example_of("unpack out/digits/model.lil digits.safetensors"))
@@ -168,6 +183,25 @@ def unpack(
 ) -> None:
     """Turn a `.lil` file into what other tools read."""
     export(str(file), out, input=input, trust=trust, json_out=json_out)
+
+
+def rounded(network: Any, data: str, out: Path, size: str | None, drop: float | None, seed: int) -> dict[str, Any]:
+    from lilliput.data import open_task
+    from lilliput.job import check_fit
+    from lilliput.search import Budget, pack
+    from lilliput.store import save
+
+    task = open_task(data, seed=seed)
+    check_fit(network, task)
+    budget = Budget.read(size=size, max_drop=drop)
+    limit = None
+    if budget.size is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            limit = budget.size.of(save(network, Path(folder) / "exact.lil"))
+    found = pack(network, task, size=limit, drop=drop, seed=seed)
+    written = save(found.model, out, recipe=found.method.text())
+    return {"file": str(out), "bytes": written, "method": found.method.text(), "val_accuracy": found.after,
+            "val_accuracy_before": found.before}  # fmt: skip
 
 
 def need_weights(model: str, weights: Path | None, pretrain: int) -> None:

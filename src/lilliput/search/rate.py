@@ -1,0 +1,108 @@
+"""The smallest file for a loss of accuracy, or the most accurate one for a size: the step of rounding, found by halving."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from lilliput.core.method import Look
+from lilliput.core.perform import perform
+from lilliput.data import Task
+from lilliput.errors import BudgetError, ConfigError
+from lilliput.measure.accuracy import accuracy
+from lilliput.quant.curvature import Curvature
+from lilliput.quant.rate import RateQuantize, gridded, round_weights
+from lilliput.store import save
+
+FINEST, COARSEST = 2.0**-15, 2.0**-4
+HALVINGS = 9  # which leaves two percent of the step, or half a percent of the bytes
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A rounded network, the method that gives it again, the bytes of its file, and validation accuracy before and after."""
+
+    model: nn.Module
+    method: RateQuantize
+    bytes: int
+    before: float
+    after: float
+
+    @property
+    def drop(self) -> float:
+        """Points of validation accuracy lost."""
+        return 100 * (self.before - self.after)
+
+
+def pack(
+    model: nn.Module, task: Task, *, size: float | None = None, drop: float | None = None, seed: int = 0,
+    method: RateQuantize | None = None, architecture: str | None = None,
+) -> Packed:  # fmt: skip
+    """Round the weights of a float network for a file, without training.
+
+    With `size` (bytes of the file) as finely as fits; with `drop` alone (points of accuracy on the validation split) as
+    coarsely as is allowed. Raises `BudgetError` where nothing fits, and, with both, where what fits loses more.
+    """
+    if size is None and drop is None:
+        raise ConfigError("rounding for a file needs a `size` or a `drop`")
+    search = _Search(model, task, method or RateQuantize(), seed, architecture)
+    before = search.right(model)
+    if size is not None:
+        step = search.step(lambda rounded: search.bytes(rounded) <= size, finest=True)
+    else:
+        step = search.step(lambda rounded: 100 * (before - search.right(rounded)) <= (drop or 0) + 1e-9, finest=False)
+    if step is None:
+        wanted = f"`size` (={size:,.0f} bytes)" if size is not None else f"`drop` (={drop} points)"
+        raise BudgetError(
+            f"no step from {FINEST:.2g} to {COARSEST:.2g} meets {wanted}; train it smaller first, or ask for less"
+        )
+    rounded = search.rounded(step)
+    found = Packed(rounded, replace(search.method, step=step), search.bytes(rounded), before, search.right(rounded))
+    if drop is not None and found.drop > drop + 1e-9:
+        raise BudgetError(f"the file of {found.bytes:,} bytes loses {found.drop:.2f} points, over the `drop` (={drop}) allowed")
+    return found
+
+
+class _Search:
+    """One network with its curvature, rounded as often as is asked."""
+
+    def __init__(self, model: nn.Module, task: Task, method: RateQuantize, seed: int, architecture: str | None) -> None:
+        self.task, self.method, self.architecture = task, method, architecture
+        look = Look(task.example(), task.drawn(), task.loss, seed)
+        self.plan = perform(model, method.plan(model, look))
+        sites = gridded(self.plan)
+        if not sites:
+            raise ConfigError("there is no layer whose weight could be rounded: all have maps already; bake the model first")
+        self.bends: dict[str, Curvature] = method.seen(self.plan, sites, look)
+
+    def rounded(self, step: float) -> nn.Module:
+        """The network at this step."""
+        after = perform(self.plan, [])
+        round_weights(after, self.bends, step, self.method.price)
+        return after
+
+    def right(self, model: nn.Module) -> float:
+        """Validation accuracy, as a share."""
+        return accuracy(model, self.task.batches("val", 250)).value
+
+    def bytes(self, model: nn.Module) -> int:
+        """Of the whole file."""
+        with tempfile.TemporaryDirectory() as folder:
+            return save(model, Path(folder) / "packed.lil", architecture=self.architecture)
+
+    def step(self, holds: Callable[[nn.Module], bool], finest: bool) -> float | None:
+        """The finest step for which something holds, or the coarsest; none where it does not at the other end."""
+        good, bad = (COARSEST, FINEST) if finest else (FINEST, COARSEST)
+        if not holds(self.rounded(good)):
+            return None
+        if holds(self.rounded(bad)):
+            return bad
+        for _ in range(HALVINGS):
+            middle = math.sqrt(good * bad)
+            good, bad = (middle, bad) if holds(self.rounded(middle)) else (good, middle)
+        return good
