@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "binary.h"
+#include "pace.h"
 #include "sparse.h"
 
 namespace nb = nanobind;
@@ -183,6 +184,7 @@ std::vector<std::tuple<std::string, std::string, bool>> kernel_rows() {
 
 void bind_layers(nb::module_& m) {
   m.def("kernel_rows", &kernel_rows, "(family, name, whether this processor runs it) of every kernel, best first.");
+  m.def("cycles_per_second", &lilliput_cycles_per_second, nb::arg("tries"), "How fast this core runs right now; 0 if unknown.");
   m.def("binarize", &binarize, nb::arg("batch"), nb::arg("channels"), nb::arg("pixels"), nb::arg("x"), nb::arg("least").none(),
         nb::arg("out"), nb::arg("kernel").none(), "Fill `out` with the signs of floats.");
   nb::class_<Binary>(m, "Binary", "A binary convolution, packed for this processor.")

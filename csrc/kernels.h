@@ -41,10 +41,12 @@ struct BinaryKernel {
   void (*binarize)(const float* x, int64_t stride, int channels, int64_t pixels, const float* least, uint8_t* out);
 };
 
-// All outputs of one image: out[o] = bias[o] + sum over its non-zeros of value * planes[i + offset].
+// All outputs of one image: out[o] = bias[o] + sum over its non-zeros of value * planes[i + offset]. Non-zeros are taken in
+// `parts`, each of so few channels that what a block of pixels reads of them stays in the nearest cache.
 struct SparseTile {
   const float* planes;
-  const int64_t* rows;       // [outputs + 1] into the two below
+  int64_t parts;
+  const int64_t* rows;       // [parts * outputs + 1] into the two below: part by part, output by output
   const int32_t* offsets;
   const float* values;
   const float* bias;         // or null
@@ -53,7 +55,10 @@ struct SparseTile {
   int64_t pitch, width;      // of a flat row, and how many of its pixels are output
   float* out;                // [outputs][plane]
   int64_t plane;
+  float* sums;               // [outputs][kBlock], aligned, to keep between parts
 };
+
+constexpr int64_t kBlock = 128;  // no block has more pixels
 
 struct SparseKernel {
   void (*run)(const SparseTile& tile);

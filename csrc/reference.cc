@@ -95,7 +95,10 @@ void sparse(const SparseTile& t) {
     for (int64_t i = 0; i < t.pixels; ++i) {
       if (i % t.pitch >= t.width) continue;
       float sum = t.bias == nullptr ? 0.0f : t.bias[o];
-      for (int64_t k = t.rows[o]; k < t.rows[o + 1]; ++k) sum += t.values[k] * t.planes[i + t.offsets[k]];
+      for (int64_t part = 0; part < t.parts; ++part) {
+        const int64_t* row = t.rows + part * t.outputs + o;
+        for (int64_t k = row[0]; k < row[1]; ++k) sum += t.values[k] * t.planes[i + t.offsets[k]];
+      }
       t.out[o * t.plane + i / t.pitch * t.width + i % t.pitch] = sum;
     }
   }

@@ -11,29 +11,51 @@
 
 using namespace lilliput;
 
+namespace {
+
+constexpr int64_t kNear = 24 << 10;  // bytes of the nearest cache that one part's pixels may take
+constexpr int64_t kFew = 10;         // a part with fewer non-zeros an output costs more in sums kept than it gains
+
+}  // namespace
+
 struct lilliput_sparse {
-  lilliput_sparse(const lilliput_sparse_layer& layer, const Row& chosen)
-      : row(chosen),
-        planes(layer.conv),
-        rows(layer.rows, layer.rows + layer.conv.out + 1),
-        values(layer.values, layer.values + rows.back()) {
-    if (layer.bias != nullptr) bias.assign(layer.bias, layer.bias + layer.conv.out);
+  lilliput_sparse(const lilliput_sparse_layer& layer, const Row& chosen) : row(chosen), planes(layer.conv) {
     const lilliput_conv& c = layer.conv;
-    const int64_t inputs = c.in / c.groups, outputs = c.out / c.groups;
-    offsets.reserve(values.size());
-    for (int64_t o = 0; o < c.out; ++o) {
-      for (int64_t k = rows[static_cast<size_t>(o)]; k < rows[static_cast<size_t>(o) + 1]; ++k) {
-        const int64_t channel = o / outputs * inputs + layer.columns[k] / planes.taps(), tap = layer.columns[k] % planes.taps();
-        offsets.push_back(static_cast<int32_t>(channel * planes.size + planes.tap(tap / c.kernel[1], tap % c.kernel[1])));
+    if (layer.bias != nullptr) bias.assign(layer.bias, layer.bias + c.out);
+    const int64_t inputs = c.in / c.groups, outputs = c.out / c.groups, size = layer.rows[c.out];
+    parts = parts_for(size);
+    const int64_t channels = Planes::up(inputs, parts);  // of a part
+    rows.push_back(0);
+    for (int64_t part = 0; part < parts; ++part) {
+      for (int64_t o = 0; o < c.out; ++o) {
+        for (int64_t k = layer.rows[o]; k < layer.rows[o + 1]; ++k) {
+          const int64_t channel = layer.columns[k] / planes.taps(), tap = layer.columns[k] % planes.taps();
+          if (channel / channels != part) continue;
+          const int64_t plane = (o / outputs * inputs + channel) * planes.size;
+          offsets.push_back(static_cast<int32_t>(plane + planes.tap(tap / c.kernel[1], tap % c.kernel[1])));
+          values.push_back(layer.values[k]);
+        }
+        rows.push_back(static_cast<int64_t>(values.size()));
       }
     }
+  }
+
+  // As many parts as keep a block's pixels near, unless they would have too few non-zeros.
+  int64_t parts_for(int64_t size) const {
+    const lilliput_conv& c = planes.c;
+    const int64_t reach = planes.tap(c.kernel[0] - 1, c.kernel[1] - 1);
+    const int64_t read = std::min(planes.size, kBlock + reach) * static_cast<int64_t>(sizeof(float)) * (c.in / c.groups);
+    return std::max<int64_t>(1, std::min(Planes::up(read, kNear), size / c.out / kFew));
   }
 
   void run(int64_t batch, const float* x, float* out) const {
     const lilliput_conv& c = planes.c;
     const int64_t image = static_cast<int64_t>(c.height) * c.width, made = planes.out_height * planes.out_width;
     std::vector<float> scratch(planes.plain() ? 0 : static_cast<size_t>(c.in * planes.size));
+    const std::unique_ptr<float[], Free> sums(new (std::align_val_t{64}) float[static_cast<size_t>(c.out * kBlock)]);
     SparseTile tile{};
+    tile.parts = parts;
+    tile.sums = sums.get();
     tile.rows = rows.data();
     tile.offsets = offsets.data();
     tile.values = values.data();
@@ -60,8 +82,13 @@ struct lilliput_sparse {
     }
   }
 
+  struct Free {
+    void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
+  };
+
   Row row;
   Planes planes;
+  int64_t parts = 1;
   std::vector<int64_t> rows;
   std::vector<int32_t> offsets;
   std::vector<float> values, bias;

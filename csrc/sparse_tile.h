@@ -2,6 +2,7 @@
 // offset and added. `Lanes` says how. Included only by files for one instruction set, into an unnamed namespace of theirs.
 
 constexpr int kMost = 8;  // registers of pixels at a time
+static_assert(kMost * Lanes::count <= kBlock, "sums are kept for so many pixels");
 
 // Where the pixels of a block go, without those between two rows.
 struct Segments {
@@ -23,20 +24,23 @@ struct Segments {
   }
 };
 
-// N registers, the last of which holds `last` pixels. Few registers keep U sums each, so that one need not wait for the other.
+// One part of N registers, the last of which holds `last` pixels. Few registers keep U sums each, so that one need not wait for
+// the other.
 template <int N, int U>
-void block(const SparseTile& t, int64_t at, int64_t last, const Segments& segments) {
+void block(const SparseTile& t, int64_t part, int64_t at, int64_t last, const Segments& segments) {
   const auto some = Lanes::some(last);
   for (int64_t o = 0; o < t.outputs; ++o) {
     typename Lanes::Vector sum[U][N];
+    float* kept = t.sums + o * kBlock;
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) {
+      const auto first = Lanes::all(u > 0 || t.bias == nullptr ? 0.0f : t.bias[o]);
 #pragma GCC unroll 8
-      for (int v = 0; v < N; ++v) sum[u][v] = Lanes::all(u > 0 || t.bias == nullptr ? 0.0f : t.bias[o]);
+      for (int v = 0; v < N; ++v) sum[u][v] = u == 0 && part > 0 ? Lanes::load(kept + v * Lanes::count) : first;
     }
     const float* planes = t.planes + at;
-    int64_t k = t.rows[o];
-    const int64_t end = t.rows[o + 1];
+    int64_t k = t.rows[part * t.outputs + o];
+    const int64_t end = t.rows[part * t.outputs + o + 1];
     for (; k + U <= end; k += U) {
 #pragma GCC unroll 4
       for (int u = 0; u < U; ++u) {
@@ -54,15 +58,21 @@ void block(const SparseTile& t, int64_t at, int64_t last, const Segments& segmen
       for (int v = 0; v < N - 1; ++v) sum[0][v] = Lanes::add(w, Lanes::load(x + v * Lanes::count), sum[0][v]);
       sum[0][N - 1] = Lanes::add(w, Lanes::load_some(x + (N - 1) * Lanes::count, some), sum[0][N - 1]);
     }
-    alignas(64) float flat[N * Lanes::count];
 #pragma GCC unroll 8
     for (int v = 0; v < N; ++v) {
+#pragma GCC unroll 4
       for (int u = 1; u < U; ++u) sum[0][v] = Lanes::plus(sum[0][v], sum[u][v]);
-      Lanes::store(flat + v * Lanes::count, sum[0][v]);
+      Lanes::store(kept + v * Lanes::count, sum[0][v]);
     }
+    if (part + 1 < t.parts) continue;
     float* out = t.out + o * t.plane;
-    for (int i = 0; i < segments.count; ++i) Lanes::copy(out + segments.to[i], flat + segments.from[i], segments.length[i]);
+    for (int i = 0; i < segments.count; ++i) Lanes::copy(out + segments.to[i], kept + segments.from[i], segments.length[i]);
   }
+}
+
+template <int N, int U>
+void blocks(const SparseTile& t, int64_t at, int64_t last, const Segments& segments) {
+  for (int64_t part = 0; part < t.parts; ++part) block<N, U>(t, part, at, last, segments);
 }
 
 void run(const SparseTile& t) {
@@ -74,14 +84,14 @@ void run(const SparseTile& t) {
     const int64_t last = pixels - (registers - 1) * Lanes::count;
     segments.find(t, at, pixels);
     switch (registers) {
-      case 1: block<1, 4>(t, at, last, segments); break;
-      case 2: block<2, 2>(t, at, last, segments); break;
-      case 3: block<3, 2>(t, at, last, segments); break;
-      case 4: block<4, 1>(t, at, last, segments); break;
-      case 5: block<5, 1>(t, at, last, segments); break;
-      case 6: block<6, 1>(t, at, last, segments); break;
-      case 7: block<7, 1>(t, at, last, segments); break;
-      default: block<8, 1>(t, at, last, segments); break;
+      case 1: blocks<1, 4>(t, at, last, segments); break;
+      case 2: blocks<2, 2>(t, at, last, segments); break;
+      case 3: blocks<3, 2>(t, at, last, segments); break;
+      case 4: blocks<4, 2>(t, at, last, segments); break;
+      case 5: blocks<5, 1>(t, at, last, segments); break;
+      case 6: blocks<6, 1>(t, at, last, segments); break;
+      case 7: blocks<7, 1>(t, at, last, segments); break;
+      default: blocks<8, 1>(t, at, last, segments); break;
     }
     at += pixels;
   }

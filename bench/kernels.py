@@ -1,0 +1,194 @@
+"""Native kernels against the float convolutions of ONNX Runtime and PyTorch: one thread, in turns, medians.
+
+    python bench/kernels.py [--rounds N] [--quick]      alone on the machine; writes bench/results/kernels.json
+
+Binary: packed in and out (threshold and packing included), and float in and out (both packing steps included), for every
+kernel that this processor runs. Sparse: 70 to 95 % zeros. `MAC/cycle` counts the multiply-adds of the dense convolution in
+cycles of the core as it runs at that moment. Ratios are to the better of ONNX Runtime and PyTorch (NCHW and channels-last).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lilliput import kernels
+from lilliput.kernels import sparse
+from lilliput.kernels.signs import pack
+from lilliput.kernels.window import Window
+from lilliput.measure import hardware, versions
+
+ROOT = Path(__file__).parent.parent
+RESULT = ROOT / "bench/results/kernels.json"
+ZEROS = (0.7, 0.8, 0.9, 0.95)
+
+
+class Layer(NamedTuple):
+    """A convolution with padding that keeps the size."""
+
+    inputs: int
+    outputs: int
+    size: int
+    kernel: int = 3
+
+    @property
+    def window(self) -> Window:
+        """How it slides."""
+        return Window((self.kernel, self.kernel), padding=(self.kernel // 2, self.kernel // 2))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the dense convolution."""
+        return self.inputs * self.outputs * self.size**2 * self.kernel**2
+
+    def __str__(self) -> str:
+        return f"{self.inputs} -> {self.outputs}, {self.size}x{self.size}, {self.kernel}x{self.kernel}"
+
+
+RESNET18 = [Layer(64, 64, 56), Layer(128, 128, 28), Layer(256, 256, 14), Layer(512, 512, 7)]
+RESNET20 = [Layer(16, 16, 32), Layer(32, 32, 16), Layer(64, 64, 8)]
+MOBILE = [
+    Layer(64, 128, 56, 1),
+    Layer(128, 128, 56, 1),
+    Layer(256, 256, 28, 1),
+    Layer(512, 512, 14, 1),
+    Layer(1024, 1024, 7, 1),
+]
+# The bars of the four large layers: packed to packed, float to float, and MAC/cycle.
+BARS = {"bits": [12, 12, 12, 12], "floats": [7, 8, 10, 10], "mac_per_cycle": [170, 170, 170, None]}
+
+Run = Callable[[], object]
+
+
+def dense(layer: Layer, x: Tensor, weight: Tensor) -> dict[str, Run]:
+    """The float convolutions to beat."""
+    from onnx import TensorProto, helper, numpy_helper
+    from onnxruntime import InferenceSession, SessionOptions
+
+    pad = layer.kernel // 2
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[pad] * 4, kernel_shape=[layer.kernel] * 2)
+    value = helper.make_tensor_value_info
+    ends = [value("x", TensorProto.FLOAT, list(x.shape))], [value("y", TensorProto.FLOAT, None)]
+    graph = helper.make_graph([node], "conv", *ends, [numpy_helper.from_array(weight.numpy(), "w")])
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    session = InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    fed, last = {"x": x.numpy()}, (x.to(memory_format=torch.channels_last), weight.to(memory_format=torch.channels_last))
+    return {
+        "onnxruntime": lambda: session.run(None, fed),
+        "torch": lambda: F.conv2d(x, weight, padding=pad),
+        "torch, channels last": lambda: F.conv2d(*last, padding=pad),
+    }
+
+
+def binary(layer: Layer, x: Tensor, weight: Tensor, name: str) -> dict[str, Run]:
+    """A binary convolution by one kernel."""
+    native, numbers = kernels._native, layer.window.numbers(layer.inputs, layer.outputs, (layer.size, layer.size))
+    signs, bits = pack(weight >= 0).numpy(), pack(x >= 0).numpy()
+    least, flip = np.zeros(layer.outputs, np.int32), np.zeros(layer.outputs, np.uint8)
+    scale, bias = np.ones(layer.outputs, np.float32), np.ones(layer.outputs, np.float32)
+    to_bits = native.Binary(numbers, 0, signs, None, None, least, flip, name)
+    to_floats = native.Binary(numbers, 0, signs, scale, bias, None, None, name)
+    out_bits = np.empty((1, -(-layer.outputs // 8), layer.size, layer.size), np.uint8)
+    out_floats = np.empty((1, layer.outputs, layer.size, layer.size), np.float32)
+    fed, between = x.numpy(), np.empty_like(bits)
+
+    def floats() -> None:
+        native.binarize(1, layer.inputs, layer.size**2, fed, None, between, name)
+        to_floats.floats(1, between, out_floats)
+
+    return {f"bits, {name}": lambda: to_bits.bits(1, bits, out_bits), f"floats, {name}": floats}
+
+
+def thinned(layer: Layer, x: Tensor, weight: Tensor, zeros: float, name: str) -> dict[str, Run]:
+    """A sparse convolution by one kernel."""
+    kept = weight.where(torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) >= zeros, 0)
+    numbers = layer.window.numbers(layer.inputs, layer.outputs, (layer.size, layer.size))
+    made = kernels._native.Sparse(numbers, *(t.numpy() for t in sparse.compress(kept)), None, name)
+    out, fed = np.empty((1, layer.outputs, layer.size, layer.size), np.float32), x.numpy()
+    return {f"{zeros:.0%}, {name}": lambda: made.floats(1, fed, out)}
+
+
+def in_turns(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of every run in every round: each repeated for some milliseconds, one after the other."""
+    repeats = {}
+    for name, run in runs.items():
+        run()
+        begun = time.perf_counter()
+        run()
+        repeats[name] = max(1, int(0.005 / max(time.perf_counter() - begun, 1e-7)))
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            begun = time.perf_counter()
+            for _ in range(repeats[name]):
+                run()
+            found[name].append((time.perf_counter() - begun) / repeats[name] * 1000)
+    return found
+
+
+def measure(layer: Layer, families: tuple[str, ...], rounds: int) -> dict[str, Any]:
+    """One layer by everything that computes it."""
+    torch.manual_seed(0)
+    x, weight = (
+        torch.randn(1, layer.inputs, layer.size, layer.size),
+        torch.randn(layer.outputs, layer.inputs, *[layer.kernel] * 2),
+    )
+    rivals = dense(layer, x, weight)
+    runs = dict(rivals)
+    for family, name, here in kernels.rows():
+        if not here or name == "portable" or family not in families:
+            continue
+        if family == "binary":
+            runs |= binary(layer, x, weight, name)
+        for zeros in ZEROS if family == "sparse" else ():
+            runs |= thinned(layer, x, weight, zeros, name)
+    hertz = kernels._native.cycles_per_second(20)
+    times = {name: statistics.median(ms) for name, ms in in_turns(runs, rounds).items()}
+    best = min(times[name] for name in rivals)
+    rows = {name: {"ms": ms, "mac_per_cycle": layer.macs / (ms / 1000 * hertz) if hertz else None, "faster": best / ms}
+            for name, ms in times.items()}  # fmt: skip
+    return {"layer": str(layer), "macs": layer.macs, "gigahertz": hertz / 1e9, "rows": rows}
+
+
+def show(found: dict[str, Any]) -> None:
+    """The table of one layer."""
+    print(f"{found['layer']}   {found['macs'] / 1e6:.1f} M multiply-adds, {found['gigahertz']:.2f} GHz")
+    for name, row in found["rows"].items():
+        print(f"    {name:24} {row['ms']:8.3f} ms {row['mac_per_cycle'] or 0:7.1f} MAC/cycle {row['faster']:6.2f}x", flush=True)
+
+
+def main() -> None:
+    """Measure every layer."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--quick", action="store_true", help="two layers, three rounds, nothing written")
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    if not kernels.rows():
+        raise SystemExit("The native core was not built, so there is nothing to measure.")
+    jobs = [(layer, ("binary", "sparse")) for layer in RESNET18 + RESNET20] + [(layer, ("sparse",)) for layer in MOBILE]
+    with torch.no_grad():
+        results = []
+        for layer, families in jobs[:5:4] if told.quick else jobs:
+            results.append(measure(layer, families, 3 if told.quick else told.rounds))
+            show(results[-1])
+    if not told.quick:
+        kept = {"layers": results, "bars": BARS, "rounds": told.rounds, "hardware": hardware(), "versions": versions()}
+        RESULT.write_text(json.dumps(kept, indent=2) + "\n")
+        print(RESULT.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
