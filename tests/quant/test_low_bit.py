@@ -26,9 +26,9 @@ from lilliput.quant.low_bit import LowBit
 from lilliput.quant.schemes import schemes
 from lilliput.quant.subtensors import ResidualSigns
 from lilliput.quant.training import Centroids, Clip, ErrorDecay, Incremental, descending, two_step
-from lilliput.recipe import Bake
+from lilliput.recipe import Bake, Bench, run
 from lilliput.store import account
-from lilliput.train import Fit, fit
+from lilliput.train import BatchNorm, Fit, fit
 
 NAMES = ["abcnet", "apot", "binaryconnect", "birealnet", "bwn", "cnnpack", "horq", "inq", "irnet", "kmeans", "lognet",
          "pq", "reactnet", "ttq", "twn", "xnor"]  # fmt: skip
@@ -356,6 +356,31 @@ def test_bits_descend() -> None:
     assert isinstance(steps[2], Bake)
     with pytest.raises(ConfigError, match="fall"):
         descending(LowBit("kmeans"), Fit(), (3, 5))
+
+
+def shortened(step: Any) -> Any:
+    """A step of a recipe for a task that is learned in moments."""
+    if isinstance(step, Fit):
+        callbacks = tuple(dataclasses.replace(c, every=1) if hasattr(c, "every") else c for c in step.callbacks)
+        return dataclasses.replace(step, epochs=2, batch_size=20, callbacks=callbacks)
+    return BatchNorm(images=40, batch_size=20) if isinstance(step, BatchNorm) else step
+
+
+def test_deep_compression_keeps_zeros_and_clusters(tmp_path: Path) -> None:
+    steps = lp.Recipe.read(Path(__file__).parents[2] / "recipes/deep_compression.yaml").steps
+    short = [shortened(step) for step in steps]
+    bench = Bench(stripes(), tmp_path)
+    made = run(network(), lp.Recipe(short), bench)
+    again = run(network(), lp.Recipe(short), bench)
+    assert all(stage.reused for stage in again.stages)
+    assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in made.model.state_dict().items())
+    baked = [p for p in lp.bake(made.model).parameters() if p.dim() > 1]
+    assert all(len(p.unique()) <= 16 for p in baked)
+    assert sum(int((p == 0).sum()) for p in baked) / sum(p.numel() for p in baked) == pytest.approx(0.75, abs=0.01)
+    float_bytes, bytes_ = lp.save(network(), tmp_path / "float.lil"), lp.save(made.model, tmp_path / "small.lil")
+    assert bytes_ < float_bytes / 4  # most of so small a network's file is norms and the record
+    x = stripes().example()
+    assert torch.equal(lp.load(tmp_path / "small.lil")(x), made.model.eval()(x))
 
 
 def test_binary_networks_export() -> None:
