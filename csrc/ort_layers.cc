@@ -276,6 +276,49 @@ struct SparseConv : Node {
   Packed<lilliput_sparse> packed;
 };
 
+// A 1x1 convolution over rows, which lie side by side when transposed.
+struct SparseLinear : Node {
+  SparseLinear(const Api& given, const void* info) : api(given), weight(given, info) {
+    inputs = narrow(number(api, info, "channels"), "channels");
+  }
+
+  void compute(void* context) const override {
+    const Tensor x = input(api, context, 0, floats);
+    std::vector<int64_t> shape = x.shape;
+    if (shape.empty()) fail("the first input must have channels");
+    belong(shape.back(), inputs, "channels");
+    shape.back() = weight.outputs();
+    float* to = static_cast<float*>(output(api, context, shape));
+    const int64_t rows = inputs > 0 ? x.size() / inputs : 0;
+    for (int64_t at = 0; at < rows; at += kRows) {
+      compute_rows(static_cast<const float*>(x.data) + at * inputs, std::min(kRows, rows - at), to + at * weight.outputs());
+    }
+  }
+
+  void compute_rows(const float* x, int64_t rows, float* to) const {
+    const auto& layer = packed.at(1, rows, [&] {
+      const int32_t outputs = narrow(weight.outputs(), "rows"), width = static_cast<int32_t>(rows);
+      return weight.make({inputs, outputs, 1, 1, width, {1, 1}, {1, 1}, {0, 0}, {1, 1}});
+    });
+    if (rows == 1) return check(lilliput_sparse_run(&layer, 1, x, to));
+    const int64_t outputs = weight.outputs();
+    std::vector<float> across(static_cast<size_t>(inputs * rows)), made(static_cast<size_t>(outputs * rows));
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < inputs; ++c) across[static_cast<size_t>(c * rows + r)] = x[r * inputs + c];
+    }
+    check(lilliput_sparse_run(&layer, 1, across.data(), made.data()));
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t o = 0; o < outputs; ++o) to[r * outputs + o] = made[static_cast<size_t>(o * rows + r)];
+    }
+  }
+
+  static constexpr int64_t kRows = 1024;
+  Api api;
+  NonZeros weight;
+  int32_t inputs = 0;
+  Packed<lilliput_sparse> packed;
+};
+
 template <bool bits>
 std::unique_ptr<Node> make_binary(const Api& api, const void* info) { return std::make_unique<Binary>(api, info, bits); }
 
@@ -286,10 +329,11 @@ std::unique_ptr<Node> make(const Api& api, const void* info) { return std::make_
 
 const std::vector<Kind>& kinds() {
   static const std::vector<Kind> all = {
-      {"Binarize", 1, {floats, -floats}, bytes, make<Binarize>},
-      {"BinaryConv", 1, {bytes, bytes, floats, -floats}, floats, make_binary<false>},
-      {"BinaryConvBits", 1, {bytes, bytes, ints, bytes}, bytes, make_binary<true>},
-      {"SparseConv", 1, {floats, ints, ints, floats, -floats}, floats, make<SparseConv>},
+      {"Binarize", {floats, -floats}, bytes, make<Binarize>},
+      {"BinaryConv", {bytes, bytes, floats, -floats}, floats, make_binary<false>},
+      {"BinaryConvBits", {bytes, bytes, ints, bytes}, bytes, make_binary<true>},
+      {"SparseConv", {floats, ints, ints, floats, -floats}, floats, make<SparseConv>},
+      {"SparseLinear", {floats, ints, ints, floats, -floats}, floats, make<SparseLinear>},
   };
   return all;
 }

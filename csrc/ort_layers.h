@@ -13,11 +13,10 @@ struct Node {
   virtual void compute(void* context) const = 0;
 };
 
-// One row an operation: its name, its inputs (the first `given` are tensors of the graph, the others initializers; an input
-// whose element is negative may be left out), its output, and how a node is made.
+// One row an operation: its name, its inputs (the first is a tensor of the graph, the others are initializers; one whose
+// element is negative may be left out), its output, and how a node is made.
 struct Kind {
   const char* name;
-  int given;
   std::vector<int> inputs;
   int output;
   std::unique_ptr<Node> (*make)(const Api& api, const void* info);

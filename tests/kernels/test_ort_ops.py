@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from lilliput import kernels
 from lilliput.errors import WorkError
-from lilliput.kernels import BinaryConv2d, BinaryConvBits, SparseConv2d, runtime
+from lilliput.kernels import BinaryConv2d, BinaryConvBits, SparseConv2d, SparseLinear, runtime
 
 native = pytest.mark.skipif(kernels.backend() != "native", reason="the native core was not built")
 WINDOW: dict[str, Any] = {"group": 1, "strides": [2, 1], "pads": [1, 2], "dilations": [1, 1]}
 INPUTS = {"Binarize": ["x"], "BinaryConv": ["x", "weight", "scale", "bias"], "BinaryConvBits": ["x", "weight", "least", "flip"],
-          "SparseConv": ["x", "rows", "columns", "values", "bias"]}  # fmt: skip
+          "SparseConv": ["x", "rows", "columns", "values", "bias"],
+          "SparseLinear": ["x", "rows", "columns", "values", "bias"]}  # fmt: skip
 
 
 def session(
@@ -86,6 +87,20 @@ def test_sparse_nodes_compute_what_the_layers_compute() -> None:
     x = torch.randn(2, 6, 7, 6)
     made = session("SparseConv", 1, 1, weights, channels=6, kernel_shape=[3, 3], **WINDOW)
     assert torch.equal(run(made, x), conv(x))
+
+
+@native
+def test_sparse_linear_nodes_compute_what_the_layers_compute() -> None:
+    torch.manual_seed(2)
+    linear = SparseLinear.of(nn.Linear(20, 7))
+    assert linear.bias is not None
+    weights = {"rows": linear.rows, "columns": linear.columns, "values": linear.values, "bias": linear.bias}
+    made = session("SparseLinear", 1, 1, weights, channels=20)
+    for shape in [(1, 20), (3, 20), (20,), (2, 3, 20), (0, 20), (1030, 20)]:
+        x = torch.randn(shape)
+        assert torch.equal(run(made, x), linear(x))
+    with pytest.raises(Exception, match="19 channels where 20 belong"):
+        run(made, torch.randn(2, 19))
 
 
 @native

@@ -11,6 +11,7 @@ from lilliput.kernels import cpu, entropy, rounding
 from lilliput.kernels.layers import BREAK_EVEN, BinaryConv2d, BinaryConvBits, SparseConv2d, SparseLinear, pack_sparse
 from lilliput.kernels.numbers import Array, Layout
 from lilliput.kernels.runtime import register
+from lilliput.kernels.translate import translations
 
 
 def _load() -> Any:
@@ -91,4 +92,5 @@ __all__ = [
     "register",
     "round_weights",
     "rows",
+    "translations",
 ]

@@ -13,6 +13,7 @@ from lilliput.kernels.binary import LIBRARY
 from lilliput.kernels.plans import core, planned
 from lilliput.kernels.window import Window, four
 
+ROWS = 1024  # of a linear layer's input at a time
 _WEIGHT = "Tensor rows, Tensor columns, Tensor values, Tensor? bias"
 LIBRARY.define(
     f"sparse_conv2d(Tensor x, {_WEIGHT}, int[2] kernel, int[2] stride, int[2] padding, int[2] dilation, int groups) -> Tensor"
@@ -76,11 +77,13 @@ def linear_native(x: Tensor, rows: Tensor, columns: Tensor, values: Tensor, bias
     native = core()
     if native is None or x.dtype != torch.float32:
         return linear_plain(x, rows, columns, values, bias)
-    flat = x.reshape(-1, x.shape[-1])
-    out = x.new_empty((1, rows.numel() - 1, 1, flat.shape[0]))
-    if flat.shape[0]:
-        _run(native, flat.t()[None, :, None], rows, columns, values, bias, Window((1, 1)), out)
-    return out[0, :, 0].t().contiguous().view(*x.shape[:-1], out.shape[1])
+    made = []
+    for some in x.reshape(-1, x.shape[-1]).split(ROWS):
+        out = x.new_empty((1, rows.numel() - 1, 1, some.shape[0]))
+        if some.shape[0]:
+            _run(native, some.t()[None, :, None], rows, columns, values, bias, Window((1, 1)), out)
+        made.append(out[0, :, 0].t())
+    return torch.cat(made).contiguous().view(*x.shape[:-1], rows.numel() - 1)
 
 
 def linear_shape(x: Tensor, rows: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
