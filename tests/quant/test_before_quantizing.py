@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from integer_nets import images, look, outputs, resnet
 from torch import nn
 
+from lilliput.cli import main
 from lilliput.core.edits import Map
 from lilliput.core.layers import Mapped
 from lilliput.core.method import Look
@@ -175,6 +176,15 @@ def test_shortcuts_are_steps(name: str) -> None:
     with pytest.raises(UnknownName, match="`w4a8`"):
         shortcut("w2a2")
     assert name in SHORTCUTS
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [(["--bits", "w2"], "no width is called `w2`"), (["--bits", "8", "--recipe", "r.yaml"], "give one")]
+)
+def test_shortcuts_on_the_command_line(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["compress", "resnet8:channels=1", "--data", "digits", "--out", "o", *options])
+    assert stop.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_the_target_names_the_widths_it_can_run(tmp_path: Path) -> None:

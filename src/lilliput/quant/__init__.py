@@ -1,6 +1,7 @@
 """Quantization: weights and activations on few levels, stored and computed as such."""
 
 from lilliput.quant.equalize import Equalize
+from lilliput.quant.exact import integers
 from lilliput.quant.fold import Fold
 from lilliput.quant.freeze import Freeze
 from lilliput.quant.low_bit import LowBit
@@ -24,6 +25,7 @@ __all__ = [
     "Mixed",
     "Quantize",
     "descending",
+    "integers",
     "ranges",
     "two_step",
 ]

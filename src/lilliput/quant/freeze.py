@@ -58,6 +58,7 @@ class Frozen(Compressed):
             raise EditError(f"a `{type(dense).__name__}` has no running statistics to freeze")
         layer = FrozenNorm.__new__(FrozenNorm)
         layer.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in dense.__dict__.items()}
+        layer.track_running_stats = False  # whoever estimates statistics anew leaves them alone
         return layer
 
     @classmethod
