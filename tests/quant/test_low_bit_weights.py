@@ -167,7 +167,8 @@ def test_the_gradients_of_ttq() -> None:
     limit, (p, n) = 0.3 * w.abs().max(), q.scales.detach()
     slopes = torch.where(w > limit, p, torch.where(w < -limit, n, 1.0))
     assert torch.allclose(arrived, g * slopes)
-    assert torch.allclose(q.scales.grad, torch.stack([g[w > limit].sum(), -g[w < -limit].sum()]), atol=1e-5)
+    sums = torch.stack([g[w > limit].sum(), -g[w < -limit].sum()])
+    assert torch.allclose(q.scales.grad, sums / math.sqrt(w.numel()), atol=1e-5)
 
 
 @pytest.mark.parametrize("normalize", [True, False])

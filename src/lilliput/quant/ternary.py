@@ -55,7 +55,8 @@ class Ttq(Coded):
     r"""Weights become −n, 0 or p, and both scales are learned.
 
     q(w) = p where w > Δ, −n where w < −Δ, else 0,   Δ = t·max|w|
-    ∂q/∂w = p, n or 1 in the three ranges,   ∂L/∂p = Σ_{w>Δ} g,   ∂L/∂n = −Σ_{w<−Δ} g
+    ∂q/∂w = p, n or 1 in the three ranges,   ∂L/∂p = Σ_{w>Δ} g / √N,   ∂L/∂n = −Σ_{w<−Δ} g / √N
+    The paper has the sums alone, and Adam; over the root of the layer's N weights the scales learn as fast as weights do.
     costs 2 bits a weight plus p and n. A weight that is −n, 0 or p already stays what it is.
     threshold: t, the share of the largest weight below which weights are zero. p and n begin as the means of what they
     stand for.       Zhu et al. 2016, arXiv:1612.01064.
@@ -94,7 +95,8 @@ class Ttq(Coded):
         return torch.where(codes.values > 0, p, torch.where(codes.values < 0, -n, torch.zeros_like(p)))
 
     def soft(self, x: Tensor) -> Tensor:
-        p, n = self.scales
+        calm = self.scales / x.numel() ** 0.5
+        p, n = calm + (self.scales - calm).detach()
         above, below = self._ranges(x.detach())
         slope = torch.where(above, p.detach(), torch.where(below, n.detach(), torch.ones_like(n.detach())))
         return p * above - n * below + slope * x
