@@ -77,8 +77,10 @@ uint64_t price(Numbers& m, T* data, Spec spec) {
   if (spec.width > kIndexBits && (spec.kind == Kind::index || spec.kind == Kind::sparse_index)) return kNever;
   spec.shape.rows = priced_rows(spec);
   Counter counter;
-  if (spec.kind == Kind::mixed || spec.kind == Kind::dense) {
-    by_magnitude(counter, m, data, spec);
+  if (spec.kind == Kind::mixed) {
+    by_magnitude<false>(counter, m, data, spec);
+  } else if (spec.kind == Kind::dense) {
+    by_magnitude<true>(counter, m, data, spec);
   } else {
     by_index(counter, m, data, spec);
   }

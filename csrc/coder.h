@@ -158,6 +158,24 @@ inline int coded(IO& io, Cell& c, int b, uint32_t limit) {
   return b;
 }
 
+// n bits of a number, the highest first, each by a cell of its own for all the bits before it; returns them behind a leading one.
+// Both cells that may come next are fetched before it is known which one does: a decoder would wait for it.
+template <class IO>
+inline uint64_t by_tree(IO& io, Cell* tree, uint64_t value, int n, uint32_t limit) {
+  uint64_t found = 1;
+  Cell now = tree[1];
+  for (int i = n - 1; i >= 0; --i) {
+    const Cell* next = tree + (i > 0 ? 2 * found : 0);
+    const Cell zero = next[0], one = next[1];
+    const int b = io.bit(chance(now), static_cast<int>(value >> i & 1));
+    if constexpr (IO::learns) learn(now, b, limit);
+    tree[found] = now;
+    now = b ? one : zero;
+    found = found << 1 | static_cast<uint64_t>(b);
+  }
+  return found;
+}
+
 // One bit by several cells whose opinions are weighted: p = squash(sum of w·stretch(p_i)). The weights follow the error.
 constexpr int32_t kHeaviest = 1 << 20;
 

@@ -73,6 +73,14 @@ class Past {
     return v;
   }
 
+  // All that `near` looks at, which is all that dense tensors need.
+  int near() const {
+    const uint32_t left = j_ > 0 ? now_[j_ - 1] : 0, second = j_ > 1 ? now_[j_ - 2] : 0;
+    const uint32_t up = j_ >= taps_ ? now_[j_ - taps_] : 0;
+    return level(2 * (left + up + before_[j_]) + second + before_[j_ + 1]);
+  }
+  void add_near(uint64_t magnitude) { now_[j_++] = static_cast<uint8_t>(magnitude < 255 ? magnitude : 255); }
+
   void add(size_t kernel, uint64_t magnitude) {
     const int32_t m = magnitude < 255 ? static_cast<int32_t>(magnitude) : 255;
     now_[j_++] = static_cast<uint8_t>(m);
@@ -109,10 +117,9 @@ int stepped(IO& io, Numbers& m, int step, const Past::View& v, int b) {
 template <class IO>
 uint64_t after_first(IO& io, Numbers& m, int which, uint64_t x, int n) {
   Cell* tree = m.mantissa[which][(n < 9 ? n : 9) - (n > 0)];
-  uint64_t found = 1;
-  int i = n - 1;
-  for (; i >= 0 && i >= n - 8; --i) found = found << 1 | static_cast<uint64_t>(coded(io, tree[found], x >> i & 1, kLimit));
-  for (; i >= 0; --i) found = found << 1 | static_cast<uint64_t>(coded(io, m.low_bits[i], x >> i & 1, kLimit));
+  const int below = n < 8 ? 0 : n - 8;
+  uint64_t found = by_tree(io, tree, x >> below, n - below, kLimit);
+  for (int i = below - 1; i >= 0; --i) found = found << 1 | static_cast<uint64_t>(coded(io, m.low_bits[i], x >> i & 1, kLimit));
   return found;
 }
 
@@ -150,13 +157,9 @@ Offset mixed_number(IO& io, Numbers& m, const Past::View& v, Offset x, const Ran
 }
 
 template <class IO>
-Offset dense_number(IO& io, Numbers& m, const Past::View& v, Offset x, const Range& range, int depth) {
+Offset dense_number(IO& io, Numbers& m, int near, Offset x, const Range& range, int depth) {
   const int length = IO::decodes ? 0 : bit_length(x.magnitude);
-  uint32_t node = 1;
-  for (int i = depth - 1; i >= 0; --i) {
-    node = node << 1 | static_cast<uint32_t>(coded(io, m.length[v.near][node], length >> i & 1, kLimit));
-  }
-  const int n = static_cast<int>(node - (1u << depth));
+  const auto n = static_cast<int>(by_tree(io, m.length[near], static_cast<uint64_t>(length), depth, kLimit) - (1ull << depth));
   if (n == 0) return {false, 0};
   x.negative = signed_side(io, m, range, x.negative);
   x.magnitude = n > 64 ? ~0ull : after_first(io, m, 1, x.magnitude, n - 1);
@@ -165,11 +168,7 @@ Offset dense_number(IO& io, Numbers& m, const Past::View& v, Offset x, const Ran
 
 template <class IO>
 uint64_t index_number(IO& io, Numbers& m, uint64_t x, int width) {
-  uint32_t node = 1;
-  for (int i = width - 1; i >= 0; --i) {
-    node = node << 1 | static_cast<uint32_t>(coded(io, m.index[node], x >> i & 1, kLimit));
-  }
-  return node - (1u << width);
+  return by_tree(io, m.index, x, width, kLimit) - (1ull << width);
 }
 
 }  // namespace lilliput

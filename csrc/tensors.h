@@ -39,14 +39,21 @@ Offset offset_of(T value, const Range& range) {
   return {negative, negative ? centre - x : x - centre};
 }
 
-template <class IO>
-Offset one_number(IO& io, Numbers& m, const Past& past, size_t kernel, Offset x, const Spec& spec, int depth) {
-  if (spec.kind == Kind::dense) return dense_number(io, m, past.view(kernel), x, spec.range, depth);
-  return mixed_number(io, m, past.view(kernel), x, spec.range);
+// The next number, remembered. What dense tensors do not look at is not kept up.
+template <bool dense, class IO>
+Offset one_number(IO& io, Numbers& m, Past& past, size_t kernel, Offset x, const Range& range, int depth) {
+  if constexpr (dense) {
+    x = dense_number(io, m, past.near(), x, range, depth);
+    past.add_near(x.magnitude);
+  } else {
+    x = mixed_number(io, m, past.view(kernel), x, range);
+    past.add(kernel, x.magnitude);
+  }
+  return x;
 }
 
 // Numbers by their magnitudes. False where a number is out of bounds or bytes are missing.
-template <class IO, class T>
+template <bool dense, class IO, class T>
 bool by_magnitude(IO& io, Numbers& m, T* data, const Spec& spec) {
   const int depth = bit_length(static_cast<uint64_t>(bit_length(std::max(spec.range.above(), spec.range.below()))));
   Past past(spec.shape);
@@ -54,8 +61,7 @@ bool by_magnitude(IO& io, Numbers& m, T* data, const Spec& spec) {
     for (size_t kernel = 0; kernel < static_cast<size_t>(spec.shape.kernels); ++kernel) {
       for (int64_t tap = 0; tap < spec.shape.taps; ++tap, ++data) {
         const Offset was = IO::decodes ? Offset{false, 0} : offset_of(*data, spec.range);
-        const Offset is = one_number(io, m, past, kernel, was, spec, depth);
-        past.add(kernel, is.magnitude);
+        const Offset is = one_number<dense>(io, m, past, kernel, was, spec.range, depth);
         if constexpr (IO::decodes) {
           if (is.magnitude > spec.range.side(is.negative)) return false;
           const auto centre = static_cast<uint64_t>(spec.range.centre);
@@ -126,8 +132,8 @@ bool by_pattern(IO& io, Patterns& m, T* data, const Spec& spec) {
 template <class IO, class T>
 bool body(IO& io, State& state, T* data, const Spec& spec) {
   switch (spec.kind) {
-    case Kind::mixed:
-    case Kind::dense: return by_magnitude(io, state.numbers, data, spec);
+    case Kind::mixed: return by_magnitude<false>(io, state.numbers, data, spec);
+    case Kind::dense: return by_magnitude<true>(io, state.numbers, data, spec);
     case Kind::index:
     case Kind::sparse_index: return by_index(io, state.numbers, data, spec);
     case Kind::patterns: return by_pattern(io, state.some_patterns(), data, spec);
