@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lilliput import kernels
+from lilliput.core.edits import Map
+from lilliput.core.perform import bake, perform
 from lilliput.errors import ConfigError, ModelError, UnknownName
-from lilliput.kernels import BinaryConv2d, BinaryConvBits, SparseConv2d, SparseLinear, pack_sparse, plans
+from lilliput.kernels import BinaryConv2d, BinaryConvBits, SparseConv2d, SparseLinear, pack_binary, pack_sparse, plans
 
 native = pytest.mark.skipif(kernels.backend() != "native", reason="the native core was not built")
 
@@ -95,6 +97,20 @@ def test_sparse_layers_take_the_place_of_dense_ones_where_it_pays() -> None:
         torch.testing.assert_close(packed(x), net(x))
     assert torch.equal(packed[0].dense(), net[0].weight) and torch.equal(packed[4].dense(), net[4].weight)
     assert [type(m) for m in pack_sparse(net, zeros=1.1)] == [type(m) for m in net]
+
+
+def test_binary_layers_take_the_place_of_those_whose_inputs_and_weights_are_signs() -> None:
+    torch.manual_seed(6)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 9, 3, padding=1), nn.ReLU(), nn.Conv2d(9, 4, 1)
+    ).eval()
+    edits = [Map("2", "weight", "bwn"), Map("2", "input", "sign"), Map("4", "weight", "bwn")]
+    mapped, x = perform(net, edits), torch.randn(2, 3, 7, 7)
+    for model in (mapped, bake(mapped)):
+        packed = pack_binary(model)
+        assert [isinstance(layer, BinaryConv2d) for layer in packed] == [False, False, True, False, False]
+        with torch.no_grad():
+            torch.testing.assert_close(packed(x), mapped(x))
 
 
 def test_without_the_native_core_pytorch_computes_the_same_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:

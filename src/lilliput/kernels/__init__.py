@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from lilliput.kernels import cpu, entropy, rounding
-from lilliput.kernels.layers import BREAK_EVEN, BinaryConv2d, BinaryConvBits, SparseConv2d, SparseLinear, pack_sparse
+from lilliput.kernels.layers import (
+    BREAK_EVEN,
+    BinaryConv2d,
+    BinaryConvBits,
+    SparseConv2d,
+    SparseLinear,
+    pack_binary,
+    pack_sparse,
+)
 from lilliput.kernels.numbers import Array, Layout
 from lilliput.kernels.runtime import register
 from lilliput.kernels.translate import translations
@@ -88,6 +96,7 @@ __all__ = [
     "encode_text",
     "features",
     "forced",
+    "pack_binary",
     "pack_sparse",
     "register",
     "round_weights",

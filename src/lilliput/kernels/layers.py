@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lilliput.core.layers import MappedConv2d, MappedLinear
 from lilliput.errors import ModelError
-from lilliput.kernels import binary, sparse
+from lilliput.kernels import sparse
 from lilliput.kernels.signs import pack, thresholds, unpack
 from lilliput.kernels.window import Window
 
@@ -185,9 +185,21 @@ def pack_sparse(model: nn.Module, zeros: float = BREAK_EVEN) -> nn.Module:
 
     Depthwise convolutions, and layers with maps on their inputs, stay as they are.
     """
+    return _replaced(model, lambda module: _sparse(module, zeros))
+
+
+def pack_binary(model: nn.Module) -> nn.Module:
+    """A copy of a model in eval mode whose convolutions of signs by one magnitude a channel are packed.
+
+    Those are convolutions whose input maps are the sign; their weights may be mapped or baked. Others stay as they are.
+    """
+    return _replaced(model, _binary)
+
+
+def _replaced(model: nn.Module, choose: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
     made = copy.deepcopy(model).eval()
     for name, module in list(made.named_modules()):
-        layer = _packed(module, zeros)
+        layer = choose(module)
         if layer is None:
             continue
         if not name:
@@ -195,6 +207,15 @@ def pack_sparse(model: nn.Module, zeros: float = BREAK_EVEN) -> nn.Module:
         parent, _, child = name.rpartition(".")
         setattr(made.get_submodule(parent), child, layer)
     return made
+
+
+def _binary(module: nn.Module) -> nn.Module | None:
+    if not isinstance(module, MappedConv2d) or not len(module.input_maps):
+        return None
+    try:
+        return BinaryConv2d.of(module)
+    except ModelError:
+        return None
 
 
 def _check_signs(conv: nn.Conv2d) -> None:
@@ -211,7 +232,7 @@ def _check_signs(conv: nn.Conv2d) -> None:
         )
 
 
-def _packed(module: nn.Module, zeros: float) -> nn.Module | None:
+def _sparse(module: nn.Module, zeros: float) -> nn.Module | None:
     if not isinstance(module, nn.Conv2d | nn.Linear) or len(getattr(module, "input_maps", ())):
         return None
     weight = _weight(module)
@@ -232,6 +253,3 @@ def _keep(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
     for name, tensor in zip(("rows", "columns", "values"), sparse.compress(weight), strict=True):
         layer.register_buffer(name, tensor)
     layer.register_buffer("bias", None if bias is None else bias.detach().clone())
-
-
-__all__ = ["BREAK_EVEN", "BinaryConv2d", "BinaryConvBits", "SparseConv2d", "SparseLinear", "binary", "pack_sparse"]
