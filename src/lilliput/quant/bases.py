@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lilliput.core.maps import Codes, maps
 from lilliput.errors import EditError
+from lilliput.quant.clusters import line
 from lilliput.quant.schemes import Scheme, plain, schemes
 from lilliput.quant.straight import Coded, check_bits, thinned
 from lilliput.quant.table import Table
@@ -77,7 +78,7 @@ class AbcInput(Coded):
     q(x) = Σ_n β_n·H_n,   H_n = 1 where x + v_n ≥ 1/2, else −1
     ∂q/∂x = Σ_n β_n·[0 ≤ x + v_n ≤ 1],   ∂q/∂v_n = β_n·[0 ≤ x + v_n ≤ 1],   ∂q/∂β_n = H_n
     costs N bits an element (`bits`) plus β and v. Not idempotent.
-    At first the thresholds are quantiles of the calibration images' inputs, and β their least squares.
+    At first the thresholds lie between the K-means of what calibration images bring, and β is their least squares.
     Lin et al. 2017, arXiv:1711.11294.
     """
 
@@ -96,8 +97,8 @@ class AbcInput(Coded):
     def absorb(self, tensor: Tensor) -> None:
         super().absorb(tensor)
         x = thinned(tensor.detach())
-        shares = torch.arange(1, len(self.scale) + 1, device=x.device, dtype=x.dtype) / (len(self.scale) + 1)
-        self.shift.data = 0.5 - torch.quantile(x, shares)
+        levels = line(x, len(self.scale) + 1)
+        self.shift.data = 0.5 - (levels[1:] + levels[:-1]) / 2
         signs = self._signs(x).double()
         self.scale.data = (torch.linalg.pinv(signs.T @ signs) @ (signs.T @ x.double())).to(x.dtype)
 
