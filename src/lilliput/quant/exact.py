@@ -35,7 +35,7 @@ def integers(model: nn.Module, example: Tensor) -> nn.Module:
     for op in graph.ops:
         layer = new.get_submodule(op.site) if op.kind in ("conv", "linear") else None
         if isinstance(layer, Mapped) and graph.times_called[op.site] == 1 and _is_integer(layer):
-            before = _quantizer(new, _before(graph, op))
+            before = _shared(new, _before(graph, op.inputs[0]))
             if before is not None:
                 _replace(new, op.site, Exact(layer, before, _quantizer(new, _behind(graph, op))))
     for op in graph.ops:
@@ -92,11 +92,9 @@ class Exact(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scale = self.before.settled()[0]
         whole = torch.round(through(self.layer.input_maps, x) / scale.double())
-        if isinstance(self.layer, MappedConv2d):
-            total = self.layer._conv_forward(whole, self.codes, self.bias).float()
-            shape = (-1, 1, 1)
-        else:
-            total, shape = F.linear(whole, self.codes, self.bias).float(), (-1,)
+        conv = isinstance(self.layer, MappedConv2d)
+        total = self.layer._conv_forward(whole, self.codes, self.bias) if conv else F.linear(whole, self.codes, self.bias)
+        total, shape = total.float(), (-1, 1, 1) if conv else (-1,)
         if self.step is None:
             return (total * self.unit.view(shape)).double()
         return torch.round(total * (self.unit / self.step).view(shape)).double() * self.step.double()
@@ -113,19 +111,28 @@ def _quantizer(model: nn.Module, op: Op | None) -> Affine | None:
     return found if isinstance(found, Affine) and found.bits <= 8 and found.axis is None else None
 
 
-def _before(graph: Graph, op: Op) -> Op | None:
-    """What made a layer's input, behind ReLUs and whatever only moves values: neither leaves the grid."""
-    made = graph.makers.get(op.inputs[0])
-    while made is not None and made.kind in ("move", "relu"):
-        made = graph.makers.get(made.inputs[0])
-    return made
+def _shared(model: nn.Module, ops: list[Op | None]) -> Affine | None:
+    """The quantizer whose operations these are, or one of several with the same step."""
+    found = [_quantizer(model, op) for op in ops]
+    first = found[0]
+    if first is None or any(each is None or not torch.equal(each.scale, first.scale) for each in found):
+        return None
+    return first
+
+
+def _before(graph: Graph, value: int) -> list[Op | None]:
+    """What made a value, behind ReLUs, joins and whatever only moves values: none of them leaves the grid."""
+    made = graph.makers.get(value)
+    if made is None or made.kind not in ("move", "relu", "cat") or made.others:
+        return [made]
+    return [op for each in made.inputs for op in _before(graph, each)]
 
 
 def _behind(graph: Graph, op: Op) -> Op | None:
     """What reads a layer's output, behind ReLUs and whatever only moves values; None where several do."""
     reader = graph.only_reader(op.outputs[0])
     while reader is not None and reader.kind in ("relu", "move"):
-        reader = graph.only_reader(reader.outputs[0])
+        reader = graph.only_reader(reader.outputs[0]) if len(reader.outputs) == 1 else None
     return reader
 
 
