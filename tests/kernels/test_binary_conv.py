@@ -137,6 +137,13 @@ def test_arrays_of_another_size_are_refused() -> None:
         )
 
 
+def test_signs_that_are_not_packed_are_refused() -> None:
+    with pytest.raises(ModelError, match="packed in bytes"):
+        torch.ops.lilliput.binary_conv2d(
+            torch.ones(1, 2, 5, 5), bytes_like(4, 2, 3, 3), torch.ones(4), None, 16, (3, 3), (1, 1), (0, 0), (1, 1), 1, 0
+        )
+
+
 @pytest.mark.parametrize(("channels", "groups", "pad"), [(17, 1, 0), (16, 3, 0), (16, 1, 2)])
 def test_numbers_that_do_not_go_together_are_refused(channels: int, groups: int, pad: int) -> None:
     x, weight = bytes_like(1, 2, 5, 5), bytes_like(4, 2, 3, 3)

@@ -113,6 +113,8 @@ def _read(
 
 def _check(bits: Tensor, weight: Tensor, side: Tensor, channels: int, window: Window, pad: int) -> None:
     _, found, _, _ = four(bits, "a binary convolution")
+    if bits.dtype != torch.uint8 or weight.dtype != torch.uint8:
+        raise ModelError(f"signs are packed in bytes, and these are `{bits.dtype}` and `{weight.dtype}`. Use binarize(x) first")
     outputs = weight.shape[0]
     if channels % window.groups or outputs % window.groups or found != -(-channels // 8) or pad not in (-1, 0, 1):
         raise ModelError(
