@@ -58,7 +58,7 @@ build/fuzz_codec: tests/fuzz_codec.cc csrc/codec.cc csrc/tables.cc $(wildcard cs
 
 clean: ## removes what was built and measured; keeps the packages in .venv
 	@rm -rf build dist out site .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/installed* .bench-venv/installed
-	@rm -f src/lilliput/kernels/_native.*.so
+	@rm -f src/lilliput/kernels/_native.*.so src/lilliput/kernels/lilliput_ops.*
 	@find src tests -name __pycache__ -type d -exec rm -rf {} +
 
 # PyTorch comes first and alone: the version it is pinned to decides what everything after it may bring.
