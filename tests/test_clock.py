@@ -85,14 +85,14 @@ def test_what_cannot_be_timed() -> None:
         latency("absent.onnx", images(1))
 
 
-def test_a_ratio_is_measured_once_for_each_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ratio_is_measured_for_each_pair_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(images(1), "torch")
     measured = []
-    monkeypatch.setattr(clock, "compare", lambda models: measured.append(1) or time_modules(models, images(1), runs=2))
+    monkeypatch.setattr(clock, "compare", lambda models, s: measured.append(s) or time_modules(models, images(1), runs=2))
     first = clock.ratio(dry(tiny(width=5)), dry(tiny()))
-    assert first > 0 and clock.ratio(dry(tiny(seed=1, width=5)), dry(tiny(seed=2))) == first and len(measured) == 1
+    assert first > 0 and clock.ratio(dry(tiny(seed=1, width=5)), dry(tiny(seed=2))) == first and len(measured) == 3
     clock.ratio(dry(tiny()), dry(tiny(width=5)))
-    assert len(measured) == 2
+    assert len(measured) == 6 and sum(measured[:3]) == 10.0
 
 
 def test_times_of_layers_are_kept_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
