@@ -34,6 +34,13 @@ class Group:
         """The first layer that makes these channels."""
         return next((s.site for s in self.slots if s.axis != "in"), self.slots[0].site)
 
+    @cached_property
+    def order(self) -> Tensor:
+        """The place of each atom among this group's, by atom; -1 for others."""
+        found = torch.full((max(self.atoms) + 1,), -1)
+        found[list(self.atoms)] = torch.arange(len(self.atoms))
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class Channels:

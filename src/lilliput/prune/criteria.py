@@ -72,14 +72,15 @@ def l2(w: Tensor) -> Tensor:
     return w.square().sum(1).sqrt()
 
 
-@criterion("group_norm", "coupled", "group")
-def group_norm(w: Tensor) -> Tensor:
+@criterion("group_norm", "energies", "group")
+def group_norm(squares: Tensor) -> Tensor:
     """Squared norm of all weights that leave with a channel: s = Σw², over the layers that make, scale and read it.
 
-    `w` (channels, rest) of any layer of the group. Needs no data; one pass over the weights.
+    `squares` (channels, kernels), the squared norms of the kernels of any layer of the group. Needs no data; one pass over
+    the weights.
     Fang et al. 2023, "DepGraph", arXiv:2301.12900, section 3.3, without its sparse training (see `prune.group_lasso`).
     """
-    return w.square().sum(1)
+    return squares.sum(1)
 
 
 @criterion("fpgm", "weights")

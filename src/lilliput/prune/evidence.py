@@ -20,7 +20,7 @@ from lilliput.data.seeds import generator
 from lilliput.errors import ConfigError, DataError, ModelError
 from lilliput.measure import profile
 from lilliput.prune.criteria import Criterion
-from lilliput.prune.slices import makers, makes, reads, scales, slices
+from lilliput.prune.slices import energies, makers, makes, reads, scales
 from lilliput.registry import Registry
 
 T = TypeVar("T")
@@ -49,6 +49,7 @@ class Evidence:
     def __init__(self, model: nn.Module, groups: Sequence[Group], look: Look, images: int = 512) -> None:
         self.model, self.groups, self.look, self.images = model, tuple(groups), look, images
         self._known: dict[Any, Any] = {}
+        self.energies: dict[str, Tensor] = {}
 
     def scores(self, criterion: Criterion, couple: str = "mean", per: str = "channel") -> list[Tensor]:
         """The worth of every atom, (atoms,) a group, in double precision on the CPU.
@@ -121,9 +122,8 @@ class Evidence:
 
 def places(slot: Slot, group: Group) -> Tensor:
     """For each channel of a slot the index of its atom in the group, or -1, (channels,)."""
-    index = torch.full((max(int(slot.atoms.max()), group.atoms[-1]) + 1,), -1)
-    index[list(group.atoms)] = torch.arange(len(group.atoms))
-    return index[slot.atoms]
+    order = group.order
+    return torch.where(slot.atoms < len(order), order[slot.atoms.clamp(max=len(order) - 1)], -1)
 
 
 def per_atom(values: Tensor, places: Tensor, atoms: int) -> Tensor:
@@ -142,11 +142,11 @@ def weights(evidence: Evidence, group: Group) -> list[View]:
     return [View(w.detach(), places(slot, group)) for slot, w in makers(evidence.model, group)]
 
 
-@kinds.register("coupled")
-def coupled(evidence: Evidence, group: Group) -> list[View]:
-    """All weights that belong to a group's channels, (channels, rest) a layer."""
-    shown = [(slot, slices(evidence.model, slot)) for slot in group.slots]
-    return [View(w.detach(), places(slot, group)) for slot, w in shown if w is not None]
+@kinds.register("energies")
+def kernel_energies(evidence: Evidence, group: Group) -> list[View]:
+    """The squared norms of all kernels that belong to a group's channels, (channels, kernels) a layer."""
+    shown = [(slot, energies(evidence.model, slot, evidence.energies)) for slot in group.slots]
+    return [View(squares, places(slot, group)) for slot, squares in shown if squares is not None]
 
 
 @kinds.register("scales")

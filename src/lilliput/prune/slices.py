@@ -58,13 +58,37 @@ def slices(model: nn.Module, slot: Slot) -> Tensor | None:
         return None if layer.weight is None else layer.weight.unsqueeze(1)
     if not isinstance(layer, _ConvNd | nn.Linear):
         return None
-    weight = layer.mapped_weight() if isinstance(layer, Mapped) else layer.weight
+    return _turned(layer, _weight(layer), slot.axis).flatten(1)
+
+
+def energies(model: nn.Module, slot: Slot, known: dict[str, Tensor]) -> Tensor | None:
+    """The squared norms of the kernels of each channel of a slot, (channels, kernels), as `slices` has the weights.
+
+    A layer's kernels are read once for both of its axes: `known` remembers them by site.
+    """
+    layer = layer_of(model, slot)
+    if not isinstance(layer, _ConvNd | nn.Linear):
+        found = slices(model, slot)
+        return None if found is None else found.detach().square()
+    if slot.site not in known:
+        squares = _weight(layer).detach().square()
+        many = squares.dim() > 2 and squares[0, 0].numel() > 1
+        known[slot.site] = squares.flatten(2).sum(2) if many else squares.flatten(1)
+    return _turned(layer, known[slot.site], slot.axis)
+
+
+def _weight(layer: _ConvNd | nn.Linear) -> Tensor:
+    return layer.mapped_weight() if isinstance(layer, Mapped) else layer.weight
+
+
+def _turned(layer: _ConvNd | nn.Linear, weight: Tensor, axis: str) -> Tensor:
+    """A weight, or what is known of its kernels, with the channels of one axis first."""
     if isinstance(layer, _ConvTransposeNd):  # its weight begins with the inputs
-        return weight.flatten(1) if slot.axis == "in" else weight.transpose(0, 1).flatten(1)
-    if slot.axis == "out":
-        return weight.flatten(1)
+        return weight if axis == "in" else weight.transpose(0, 1)
+    if axis == "out":
+        return weight
     groups = layer.groups if isinstance(layer, _ConvNd) else 1
-    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flatten(1)
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1) if groups > 1 else weight.transpose(0, 1)
 
 
 def _bare(model: nn.Module, slot: Slot) -> Tensor:
