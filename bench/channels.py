@@ -3,7 +3,7 @@
     python bench/channels.py run [METHOD...] [--epochs N] [--images N]   prunes and trains, into out/channels, what is missing
     python bench/channels.py table [--alone]                            writes bench/results/channels.json
 
-`--alone` (on the machine) also times the networks of the first seed in ONNX Runtime, in turns, one thread.
+`--alone` (on the machine) also times the networks of the last seed in ONNX Runtime, in turns, one thread.
 
 Everything starts from the same weights and trains on the same images for the same epochs; three seeds; the last epoch is
 read on test, once. torch-pruning's networks are trained twice, as its users do and with our distillation, so that the table
@@ -131,8 +131,8 @@ def run(methods: list[str], epochs: int, images: int) -> None:
 
 
 def faster() -> dict[str, Any]:
-    """How many times as fast as the dense network those of the first seed are, from three runs of all of them in turns."""
-    files = {(r["method"], r["ratio"]): path.with_suffix(".onnx") for path in sorted(KEPT.glob(f"*_{SEEDS[0]}.json"))
+    """How many times as fast as the dense network those of the last seed are, from three runs of all of them in turns."""
+    files = {(r["method"], r["ratio"]): path.with_suffix(".onnx") for path in sorted(KEPT.glob(f"*_{SEEDS[-1]}.json"))
              for r in [json.loads(path.read_text())]}  # fmt: skip
     dense = next(key for key in files if key[0] == "dense")
     found: dict[str, Any] = {}
