@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def their_network(name: str, label: str, path: str) -> None:
     while whole / costs(model)["macs"] < FEWER:
         pruner.step()
     export(model, example(model), path)
-    print(json.dumps({"method": f"torch-pruning {tp.__version__}", **costs(model)}))
+    print(json.dumps({"method": f"torch-pruning {version('torch-pruning')}", **costs(model)}))
 
 
 def measure(name: str) -> dict[str, Any]:

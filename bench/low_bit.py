@@ -18,12 +18,11 @@ import argparse
 import json
 import os
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from stored import once
 
 import lilliput as lp
 from lilliput.config import Config
@@ -135,19 +134,6 @@ def judged(model: Any, on: lp.Task) -> dict[str, Any]:
             "input_bits": widths[1], "bytes": size, "code_bytes": codes}  # fmt: skip
 
 
-def once(part: str, key: dict[str, Any], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The stored result of a key, or that of the work, stored."""
-    name = "_".join(f"{value}".replace(" ", "-").replace("/", "-") for value in key.values())
-    path = KEPT / part / f"{name}.json"
-    if not path.exists():
-        begun = time.perf_counter()
-        found = {**key, **work(), "seconds": round(time.perf_counter() - begun, 1)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=2) + "\n")
-        print(json.dumps(found), flush=True)
-    return dict(json.loads(path.read_text()))
-
-
 def weights(args: argparse.Namespace) -> None:
     """Quantized weights, and inputs of several bits, from the shared float network."""
     on, start = task(args.images), trained()
@@ -156,7 +142,7 @@ def weights(args: argparse.Namespace) -> None:
             if not args.only or name in args.only:
                 recipe = lp.Recipe(weights_recipe(low, args.epochs))
                 key = {"name": name, "seed": seed, "epochs": args.epochs, "images": len(on.train)}
-                once("weights", key, lambda r=recipe, s=seed: whole(start, r, s, on))
+                once(KEPT / "weights", key, lambda r=recipe, s=seed: whole(start, r, s, on))
 
 
 def whole(start: Any, recipe: lp.Recipe, seed: int, on: lp.Task) -> dict[str, Any]:
@@ -171,7 +157,7 @@ def floating(name: str, args: argparse.Namespace, seed: int, on: lp.Task) -> Any
     recipe = lp.Recipe([lp.Fit(epochs=args.float_epochs, lr=0.1)])
     model = run(start, recipe, Bench(on, KEPT / "store", seed)).model
     key = {"name": f"{name} float", "seed": seed, "epochs": args.float_epochs, "images": len(on.train)}
-    once("binary", key, lambda: {**judged(model, on), "recipe": recipe.text()})
+    once(KEPT / "binary", key, lambda: {**judged(model, on), "recipe": recipe.text()})
     return model
 
 
@@ -183,7 +169,7 @@ def binary(args: argparse.Namespace) -> None:
             if not args.only or name in args.only:
                 start, recipe = floating(layout, args, seed, on), lp.Recipe(binary_recipe(low, args.epochs))
                 key = {"name": name, "seed": seed, "epochs": 2 * args.epochs, "images": len(on.train)}
-                once("binary", key, lambda r=recipe, n=start, s=seed: whole(n, r, s, on))
+                once(KEPT / "binary", key, lambda r=recipe, n=start, s=seed: whole(n, r, s, on))
 
 
 def stages(args: argparse.Namespace) -> None:
@@ -198,7 +184,7 @@ def stages(args: argparse.Namespace) -> None:
                 coders = {f"bytes_{name}": lp.save(model, KEPT / "model.lil", coder=name) for name in CODERS}
                 return {**judged(model, on), **coders}
 
-            once("stages", {"name": name, "seed": seed, "epochs": 0, "images": len(on.train)}, work)
+            once(KEPT / "stages", {"name": name, "seed": seed, "epochs": 0, "images": len(on.train)}, work)
 
 
 def rows(part: str) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from stored import once
 
 import lilliput as lp
 from lilliput.config import Config
@@ -85,19 +86,6 @@ def judged(model: Any, on: lp.Task) -> dict[str, float]:
     return {"accuracy": found["test"], "val_accuracy": found["val"], "zeros": zeros(model)}
 
 
-def once(part: str, key: dict[str, Any], work: Any) -> dict[str, Any]:
-    """The stored result of a key, or that of the work, stored."""
-    name = "_".join(f"{value}".replace(" ", "-").replace(",", "") for value in key.values())
-    path = KEPT / part / f"{name}.json"
-    if not path.exists():
-        begun = time.perf_counter()
-        found = {**key, **work(), "seconds": round(time.perf_counter() - begun, 1)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=2) + "\n")
-        print(json.dumps(found), flush=True)
-    return dict(json.loads(path.read_text()))
-
-
 def train(args: argparse.Namespace) -> None:
     """Every row of the table, seed by seed, so that what is there early is comparable."""
     on, start = task("cifar10", args.images), trained()
@@ -111,19 +99,19 @@ def train(args: argparse.Namespace) -> None:
         for name, rate in rows:
             if not args.only or name in args.only:
                 key = {"name": name, "rate": rate, "seed": seed, "epochs": args.epochs, "images": len(on.train)}
-                once("train", key, lambda name=name, rate=rate, seed=seed: one(name, rate, seed))
+                once(KEPT / "train", key, lambda name=name, rate=rate, seed=seed: one(name, rate, seed))
 
 
 def oneshot(args: argparse.Namespace) -> None:
     """Half of the weights go, and nothing is trained, nor are norms estimated anew."""
     on, start = task("cifar10", 0), trained()
     seen = look(Bench(on, KEPT / "store"))
-    once("oneshot", {"name": "dense", "rate": 0.0, "images": 0}, lambda: judged(start, on))
+    once(KEPT / "oneshot", {"name": "dense", "rate": 0.0, "images": 0}, lambda: judged(start, on))
     for name in ("random", "magnitude", "gradient", "obd", "obs"):
         for allocate in ("uniform", "global"):
             weights = Weights(name, 0.5, allocate, images=args.images or 512)
             key = {"name": f"{name} {allocate}", "rate": 0.5, "images": weights.images}
-            once("oneshot", key, lambda weights=weights: timed(weights, start, seen, on))
+            once(KEPT / "oneshot", key, lambda weights=weights: timed(weights, start, seen, on))
 
 
 def timed(weights: Weights, start: Any, seen: Any, on: lp.Task) -> dict[str, Any]:
@@ -146,7 +134,7 @@ def tickets(args: argparse.Namespace) -> None:
             for ticket in TICKETS if k else ("winning",):
                 recipe = lp.Recipe(written(k, ticket, fit, early))
                 whole = {"ticket": ticket, "round": k, **key}
-                once("lottery", whole, lambda r=recipe, n=start, b=bench: judged(run(n, r, b).model, on))
+                once(KEPT / "lottery", whole, lambda r=recipe, n=start, b=bench: judged(run(n, r, b).model, on))
 
 
 def written(k: int, ticket: str, fit: lp.Fit, early: lp.Fit) -> list[Config]:

@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def main() -> None:
     rows = [row(name) for name in NETWORKS]
     for each in rows:
         print(f"{each['network']:14}", ", ".join(f"{label} {s:.2f} s" for label, s in each["seconds"].items()))
-    result = {"rows": rows, "repeats": REPEATS, "threads": 1, "torch_pruning": tp.__version__,
+    result = {"rows": rows, "repeats": REPEATS, "threads": 1, "torch_pruning": version("torch-pruning"),
               "hardware": hardware(), "versions": versions()}  # fmt: skip
     path = ROOT / "bench/results/planning.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
