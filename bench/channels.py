@@ -1,13 +1,15 @@
 """Channel pruning against torch-pruning: the accuracy of ResNet-56 on CIFAR-10 at 2.1x and 2.6x fewer multiply-adds.
 
-    python bench/channels.py run [METHOD...] [--epochs N] [--images N]   prunes and trains, into out/channels, what is missing
+    python bench/channels.py run [METHOD...] [--epochs N] [--images N] [--seeds 0 1] [--ratios 2.1]
+                                                                        prunes and trains, into out/channels, what is missing
     python bench/channels.py table [--alone]                            writes bench/results/channels.json
 
 `--alone` (on the machine) also times the networks of the last seed in ONNX Runtime, in turns, one thread.
 
 Everything starts from the same weights and trains on the same images for the same epochs; three seeds; the last epoch is
 read on test, once. torch-pruning's networks are trained twice, as its users do and with our distillation, so that the table
-says which part of the difference is which. Runs where the peers are (`make bench-peers`), and starts itself again there.
+says which part of the difference is which. The other ways to win back what pruning lost (WAYS) run when they are named, with
+`--seeds` and `--ratios` as wanted. Runs where the peers are (`make bench-peers`), and starts itself again there.
 Needs $LILLIPUT_WEIGHTS/resnet56-cifar10.safetensors and CIFAR-10 where `lilliput data` finds it.
 """
 
@@ -21,7 +23,7 @@ import os
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -31,24 +33,41 @@ from lilliput.clock import Clock
 from lilliput.core.method import Look
 from lilliput.data import open_task
 from lilliput.data.splits import carve
-from lilliput.distill import Hinton
+from lilliput.distill import Hinton, Hints, Sum
+from lilliput.distill.contract import Distillation
 from lilliput.export import export
 from lilliput.measure import Ratio, hardware, time_files, versions
 from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
 from lilliput.train import BatchNorm, Fit, fit, reestimate
 
+
+class Way(NamedTuple):
+    """How a thinned network is trained: with which teacher's loss, how many times as long, after how many rounds of pruning."""
+
+    distill: Distillation = Hinton()
+    longer: int = 1
+    rounds: int = 1
+
+
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "out/channels"
 RATIOS, SEEDS = (2.1, 2.6), (0, 1, 2)
 LR, PRECISION = 0.02, "bf16-mixed"
-TEACHER = Hinton()
 OURS: dict[str, dict[str, Any]] = {
     "ours": {"criterion": "hessian", "allocate": "global", "per": "macs", "compensate": True},
     "ours, by time": {"criterion": "hessian", "allocate": "latency", "compensate": True},
 }
 THEIRS = {"torch-pruning, group norm": (2, True), "torch-pruning, l1": (1, False)}
 DISTILLED = {f"{name}, with our distillation": name for name in THEIRS}
+STAGES = ("layer1", "layer2", "layer3")
+# Other ways for ours: what the teacher shows, how often the epochs, and in how many rounds channels go.
+WAYS: dict[str, Way] = {
+    "ours, with hints": Way(Sum((Hinton(), Hints(STAGES, adapt=False)), (1.0, 0.01), hard=0.1)),
+    "ours, in two rounds": Way(rounds=2),
+    "ours, three times the epochs": Way(longer=3),
+    "dense, three times the epochs": Way(longer=3),
+}
 
 
 def start() -> nn.Module:
@@ -66,14 +85,14 @@ def task(images: int) -> lp.Task:
     return lp.Task(whole.train.subset(part), whole.test, whole.val, name="cifar10, part")
 
 
-def thinned(method: str, ratio: float, data: lp.Task, seed: int) -> nn.Module:
+def thinned(method: str, ratio: float, data: lp.Task, seed: int, model: nn.Module) -> nn.Module:
     """The pruned network, before any training."""
-    model = start()
-    if method == "dense":
+    if method.startswith("dense"):
         return model
-    if method in OURS:
+    if method.startswith("ours"):
         look = Look(data.example(), data.drawn(), data.loss, seed, Clock(data.example()))
-        return reestimate(lp.prune.Channels(macs=1 / ratio, **OURS[method])(model, look), data, BatchNorm())
+        options = OURS.get(method, OURS["ours"])
+        return reestimate(lp.prune.Channels(macs=1 / ratio, **options)(model, look), data, BatchNorm())
     return theirs(model, ratio, *THEIRS[DISTILLED.get(method, method)])
 
 
@@ -95,16 +114,20 @@ def theirs(model: nn.Module, ratio: float, p: int, everywhere: bool) -> nn.Modul
 
 def train(method: str, ratio: float, seed: int, data: lp.Task, epochs: int, path: Path) -> dict[str, Any]:
     """One network from pruning to test; `path` takes its ONNX file."""
-    model = thinned(method, ratio, data, seed)
-    before = accuracy(model, data.batches("val", 500)).value
-    distilled = method in OURS or method in DISTILLED
-    plan = Fit(epochs=epochs, lr=LR, precision=PRECISION, distill=TEACHER if distilled else None)
-    done = fit(copy.deepcopy(model), data, plan, teacher=start() if distilled else None, seed=seed)
+    way, model = WAYS.get(method, Way()), start()
+    distilled = method.startswith("ours") or method in DISTILLED
+    plan = Fit(epochs=way.longer * epochs // way.rounds, lr=LR, precision=PRECISION, distill=way.distill if distilled else None)
+    for _ in range(way.rounds):
+        thin = thinned(method, ratio ** (1 / way.rounds), data, seed, model)
+        before = accuracy(thin, data.batches("val", 500)).value
+        done = fit(copy.deepcopy(thin), data, plan, teacher=start() if distilled else None, seed=seed)
+        model = done.model
     found = lp.profile(done.model, data.example())
     export(done.model, data.example(), path)
     return {
-        "method": method, "ratio": ratio, "seed": seed, "fit": plan.text(), "images": len(data.train), "macs": found.macs,
-        "params": found.params, "val_before_training": before, "val_accuracy": done.history[-1]["val_accuracy"],
+        "method": method, "ratio": ratio, "seed": seed, "fit": plan.text(), "rounds": way.rounds, "images": len(data.train),
+        "macs": found.macs, "params": found.params, "val_before_training": before,
+        "val_accuracy": done.history[-1]["val_accuracy"],
         "accuracy": accuracy(done.model, data.batches("test", 500)).value,
         "widths": [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)],
         "seconds": round(sum(e["seconds"] for e in done.history), 1),
@@ -116,13 +139,13 @@ def kept(method: str, ratio: float, seed: int) -> Path:
     return KEPT / f"{method.replace(', ', '_').replace(' ', '-')}_{ratio}_{seed}.json"
 
 
-def run(methods: list[str], epochs: int, images: int) -> None:
+def run(options: argparse.Namespace) -> None:
     """Everything that is not there yet, seed by seed."""
-    data = task(images)
+    data, epochs = task(options.images), options.epochs
     KEPT.mkdir(parents=True, exist_ok=True)
-    for seed in SEEDS:
-        for method in methods or ["dense", *OURS, *THEIRS, *DISTILLED]:
-            for ratio in RATIOS if method != "dense" else (1.0,):
+    for seed in options.seeds:
+        for method in options.methods or ["dense", *OURS, *THEIRS, *DISTILLED]:
+            for ratio in options.ratios if not method.startswith("dense") else (1.0,):
                 path = kept(method, ratio, seed)
                 if not path.exists():
                     path.write_text(json.dumps(train(method, ratio, seed, data, epochs, path.with_suffix(".onnx"))) + "\n")
@@ -174,6 +197,8 @@ def main() -> None:
     parser.add_argument("methods", nargs="*")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--images", type=int, default=0, help="training images; 0 takes all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS)
     parser.add_argument("--alone", action="store_true")
     options = parser.parse_args()
     if options.what == "table":
@@ -184,7 +209,7 @@ def main() -> None:
         if not there.exists() or sys.prefix == str(ROOT / ".bench-venv"):
             sys.exit("torch-pruning is not installed; run `make bench-peers`")
         os.execv(there, [str(there), *sys.argv])
-    run(options.methods, options.epochs, options.images)
+    run(options)
 
 
 if __name__ == "__main__":
