@@ -22,7 +22,6 @@ import copy
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 import time
@@ -269,32 +268,37 @@ def run_torch_pruning(name: str) -> dict[str, Any]:
     pruner = tp.pruner.BasePruner(
         model, x, importance=tp.importance.MagnitudeImportance(p=1), pruning_ratio=0.5, ignored_layers=last
     )
-    groups = list(pruner.step(interactive=True))
-    planned = time.process_time() - begun
-    gone: dict[tuple[str, str], set[int]] = {}
-    for group in groups:
+    # Each group is worked out on the network as the ones before left it, so places are counted in what is left then.
+    left: dict[tuple[str, str], list[int]] = {}
+    planned, groups = 0.0, 0
+    for group in pruner.step(interactive=True):
+        planned, groups = planned + time.process_time() - begun, groups + 1
+        gone: dict[tuple[str, str], set[int]] = {}
         for dependency, indices in group:
-            module, kind = dependency.target.module, dependency.handler.__name__
-            if module in paths and re.search("conv|linear|batchnorm", kind):
-                axis = "in" if "in_channels" in kind and "batchnorm" not in kind and "depthwise" not in kind else "out"
+            module = dependency.target.module
+            if module in paths and list(module.parameters(recurse=False)):
+                axis = "in" if dependency.handler.__name__ == "prune_in_channels" else "out"
                 gone.setdefault((paths[module], axis), set()).update(indices)
-    for group in groups:
+        for (site, axis), lost in gone.items():
+            there = left.setdefault((site, axis), list(range(channels_of(whole, site, axis))))
+            left[site, axis] = [c for i, c in enumerate(there) if i not in lost]
         group.prune()
+        begun = time.process_time()
     with torch.no_grad():
         first(model(x))
-    result = sizes(whole, model) | {"plan_seconds": round(planned, 2), "size": example.shape[-1], "groups": len(groups)}
+    result = sizes(whole, model) | {"plan_seconds": round(planned, 2), "size": example.shape[-1], "groups": groups}
     if result["params"] <= LARGE:
-        compare(result, whole, model, silence(whole, [kept(whole, *key, lost) for key, lost in gone.items()]), x)
+        compare(result, whole, model, silence(whole, [(*key, tuple(keep)) for key, keep in left.items()]), x)
     pinned = result["params_left"] > (1 - TENTH / 2) * result["params"]
     return result | {"status": status(result, pinned), "why": ""}
 
 
-def kept(model: Any, site: str, axis: str, lost: set[int]) -> tuple[str, str, tuple[int, ...]]:
-    """What a layer keeps when it loses channels `lost`."""
+def channels_of(model: Any, site: str, axis: str) -> int:
+    """How many channels a layer makes, or reads."""
     layer = model.get_submodule(site)
     kinds = ("out_channels", "out_features", "num_features") if axis == "out" else ("in_channels", "in_features")
-    count = next(getattr(layer, k) for k in kinds if k in vars(layer))
-    return site, axis, tuple(i for i in range(count) if i not in lost)
+    found = next((getattr(layer, k) for k in kinds if k in vars(layer)), None)
+    return int(layer.weight.shape[-1] if found is None else found)
 
 
 def work(tool: str, name: str) -> None:
