@@ -17,6 +17,7 @@ from lilliput.core.record import record
 from lilliput.data.cache import root
 from lilliput.errors import ConfigError, UnknownName
 from lilliput.export import export
+from lilliput.kernels.worth import full_of_zeros
 from lilliput.measure.latency import Latency, Ratio, time_files, time_modules
 from lilliput.measure.layer_times import LayerTime, layer_times
 from lilliput.measure.shape_times import LayerShape, ShapeTimes
@@ -56,7 +57,7 @@ def layers(
 class Clock:
     """Milliseconds of models on one example and runtime: `clock(model)` is the median.
 
-    Times do not depend on the numbers in the weights, so a model is measured once for each structure. What was exported is
+    Times do not depend on the numbers in the weights but for zeros, so a model is measured once for each structure. What was exported is
     kept as long as the clock, in a folder that goes with it. Times of single layers are kept in the cache, by machine.
     """
 
@@ -114,14 +115,17 @@ class Clock:
 
 
 def structure(model: nn.Module) -> str:
-    """A digest of all that decides how long a model takes: layers, their options, shapes and types; not the numbers."""
+    """A digest of all that decides how long a model takes: layers, their options, shapes and types; not the numbers.
+
+    Of those only how many are zero, in percent, where they are most: such layers may be packed (`kernels.worth`).
+    """
     digest = hashlib.sha256(repr(record(model).architecture).encode())
     for path, module in model.named_modules():
         options = sorted((k, v) for k, v in vars(module).items() if k[0] != "_" and k != "training" and _is_plain(v))
         tensors = [*module._parameters.items(), *module._buffers.items()]
         shapes = [(name, None if t is None else (tuple(t.shape), str(t.dtype))) for name, t in tensors]
         kind = f"{type(module).__module__}.{type(module).__qualname__}"
-        digest.update(repr((path, kind, module.extra_repr(), options, shapes)).encode())
+        digest.update(repr((path, kind, module.extra_repr(), options, shapes, *full_of_zeros(module))).encode())
     return digest.hexdigest()[:16]
 
 

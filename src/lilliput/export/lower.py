@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from lilliput.core.layers import Mapped, through
-from lilliput.core.maps import Quantizer
 from lilliput.errors import ExportError, at
 from lilliput.quant.integer import Affine
 
@@ -38,16 +37,6 @@ def _lower_activations(maps: nn.Module | None) -> None:
             raise ExportError(f"no kernel takes activations of `bits` (={each.bits}); there are kernels for 2 to 8")
         if isinstance(each, Affine):
             maps._modules[name] = Levels(each)  # type: ignore[union-attr]
-
-
-def without_levels(model: nn.Module) -> nn.Module | None:
-    """A copy in which activations pass unrounded; None where nothing rounds them."""
-    new = copy.deepcopy(model)
-    found = [maps for maps in _activation_maps(new) if any(isinstance(each, Quantizer) for each in maps)]
-    for maps in found:
-        for name, each in list(maps._modules.items()):
-            maps._modules[name] = nn.Identity() if isinstance(each, Quantizer) else each
-    return new if found else None
 
 
 def _is_integer(layer: Any) -> bool:
@@ -90,12 +79,6 @@ class Weight(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         parts = (self.codes, self.scale, self.zero)
         return _op("DequantizeLinear", parts, self.axis, torch.float32, weight.shape)
-
-
-def _activation_maps(model: nn.Module) -> list[nn.ModuleList]:
-    kinds = ("input_maps", "output_maps")
-    found = [layer._modules.get(kind) for layer in model.modules() for kind in kinds]
-    return [maps for maps in found if isinstance(maps, nn.ModuleList)]
 
 
 def _lower_weight(layer: Any) -> None:

@@ -14,13 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lilliput.errors import ExportError, ModelError
+from lilliput.export import packed
+from lilliput.export.agree import agree
 from lilliput.export.integer import MOVES, rewrite
-from lilliput.export.lower import lower, without_levels
+from lilliput.export.lower import lower
 from lilliput.export.rewrite import Net
-from lilliput.export.targets import Exported, distance, replacing, targets
+from lilliput.export.targets import Exported, replacing, targets
+from lilliput.kernels import translations
+from lilliput.kernels.runtime import DOMAIN
+from lilliput.measure.latency import feeds, prepare, session
 from lilliput.quant.scales import saturating
 
 OPSET = 18
@@ -42,7 +46,7 @@ _FREE = {
 def write(model: nn.Module, example: Tensor, path: Path) -> Exported:
     """Any batch size, opset 18, weights inside the file. Quantizers of at most 8 bits become integers (export/lower).
 
-    A network without quantizers must agree with PyTorch within 1e-4 of its largest output; with them, see `_compare`.
+    Packed layers become operations of domain `lilliput`. How far the file may be from PyTorch, `export.agree` says.
     """
     from onnx import checker
 
@@ -50,28 +54,26 @@ def write(model: nn.Module, example: Tensor, path: Path) -> Exported:
         proto = _graph(lower(model), example)
     net = Net(proto)
     rewrite(net)
+    packed.rewrite(net)
     checker.check_model(net.finish(), full_check=True)
     data = proto.SerializeToString(deterministic=True)
     with replacing(path) as sibling:
         sibling.write_bytes(data)
         opened, fused = _open(sibling)
-        error = _compare(model, example, opened)
+        error = agree(model, example, [torch.from_numpy(a) for a in opened.run(None, feeds(opened, example))])
     counts = Counter(kind for kind in fused.values() if _is_integer(kind))
-    return Exported(path, len(data), error, dict(counts), _floats(net, fused), _saturating(net))
+    ours = Counter(node.op_type for node in net.nodes if node.domain == DOMAIN)
+    return Exported(path, len(data), error, dict(counts), _floats(net, fused), _saturating(net), dict(ours))
 
 
 def predictor(path: str | Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
     """A function from a batch of images to the outputs of an ONNX file in ONNX Runtime."""
-    from lilliput.measure.latency import feeds, session
-
     opened = session(path, threads)
     return lambda x: torch.from_numpy(opened.run(None, feeds(opened, x))[0])
 
 
 def input_shape(path: str | Path) -> tuple[int, ...]:
     """The shape of one input of an ONNX file, without the batch: (c, h, w)."""
-    from lilliput.measure.latency import session
-
     shape = session(path).get_inputs()[0].shape[1:]
     if not all(isinstance(n, int) for n in shape):
         raise ModelError(f"{path}: takes inputs of any size ({', '.join(map(str, shape))}); say which")
@@ -85,7 +87,7 @@ def _graph(lowered: nn.Module, example: Tensor) -> Any:
     try:
         program = torch.onnx.export(
             lowered, (traced,), dynamo=True, verbose=False, external_data=False, opset_version=OPSET,
-            dynamic_shapes=({0: batch},),
+            dynamic_shapes=({0: batch},), custom_translation_table=translations(),
         )  # fmt: skip
     except Exception as error:  # the exporter's errors share no base
         raise ExportError(f"ONNX cannot hold this network: {_reason(error)}") from error
@@ -123,41 +125,13 @@ def _open(path: Path) -> tuple[Any, dict[str, str]]:
         options = ort.SessionOptions()
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         options.intra_op_num_threads, options.log_severity_level = 1, 3
+        prepare(options, path)
         try:
             opened = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's errors share no base
             raise ExportError(f"ONNX Runtime cannot run this network: {_reason(error)}") from error
         nodes = onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node
     return opened, {re.sub(r"_token_\d+$", "", n.name) or f"{n.op_type}~{i}": n.op_type for i, n in enumerate(nodes)}
-
-
-def _compare(model: nn.Module, example: Tensor, opened: Any) -> float:
-    """The largest difference between runtime and PyTorch, over the largest output. Raises `ExportError` if they disagree.
-
-    Without rounding the two agree within 1e-4. Where activations are rounded, float sums that end near the middle of two levels
-    fall to different sides in different libraries, and in a deep network one such value moves others. That is less than
-    rounding itself does, so the outputs may differ by 0.05 and twice what all quantizers of activations change together.
-    """
-    from lilliput.measure.latency import feeds
-
-    wanted = _outputs(model, example)
-    found = [torch.from_numpy(a) for a in opened.run(None, feeds(opened, example))]
-    for want, have in zip(wanted, found, strict=True):
-        if want.shape != have.shape:
-            raise ExportError(f"read back, an output has the shape {tuple(have.shape)} and not {tuple(want.shape)}")
-    plain = without_levels(model)
-    limit = 1e-4 if plain is None else 0.05 + 2 * distance(wanted, _outputs(plain, example))
-    error = distance(wanted, found)
-    if not error <= limit:
-        raise ExportError(f"read back, outputs differ by `{error:.3g}` of the largest, and `{limit:.3g}` is allowed")
-    return error
-
-
-def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    from lilliput.measure.latency import evaluating
-
-    with torch.no_grad(), evaluating([model]):
-        return [t.detach().cpu() for t in tree_leaves(model(example)) if isinstance(t, Tensor)]
 
 
 def _is_integer(kind: str) -> bool:

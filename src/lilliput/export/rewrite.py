@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lilliput.kernels.runtime import DOMAIN
+
 # Attributes that say what is the case anyway.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "Conv": {"auto_pad": b"NOTSET", "dilations": [1, 1], "strides": [1, 1], "group": 1, "pads": [0, 0, 0, 0]},
@@ -114,6 +116,8 @@ class Net:
 
     def layer(self, node: Any) -> str:
         """The path of the layer a convolution or matrix product stands for; "" for other nodes."""
+        if node.domain == DOMAIN and len(node.input) > 1:
+            return str(node.input[1].rpartition(".")[0])
         if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
             return ""
         makers = self.makers

@@ -15,11 +15,11 @@ from lilliput.kernels.layers import (
     SparseConv2d,
     SparseLinear,
     pack_binary,
-    pack_sparse,
 )
 from lilliput.kernels.numbers import Array, Layout
 from lilliput.kernels.runtime import register
 from lilliput.kernels.translate import translations
+from lilliput.kernels.worth import Worth, pack_sparse, worth
 
 
 def _load() -> Any:
@@ -89,6 +89,7 @@ __all__ = [
     "Layout",
     "SparseConv2d",
     "SparseLinear",
+    "Worth",
     "backend",
     "decode",
     "decode_text",
@@ -102,4 +103,5 @@ __all__ = [
     "round_weights",
     "rows",
     "translations",
+    "worth",
 ]

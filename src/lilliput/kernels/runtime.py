@@ -13,11 +13,20 @@ DOMAIN, VERSION = "lilliput", 1
 
 def library() -> Path:
     """The library that holds the operations. Raises `WorkError` where it was not built."""
-    suffix = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
-    path = Path(__file__).with_name(f"lilliput_ops.{suffix}")
+    path = _place()
     if not path.exists():
         raise WorkError(f"`{path.name}` was not built (no C++ compiler at install). Install again where there is one")
     return path
+
+
+def built() -> bool:
+    """Whether there is such a library."""
+    return _place().exists()
+
+
+def _place() -> Path:
+    suffix = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
+    return Path(__file__).with_name(f"lilliput_ops.{suffix}")
 
 
 def register(session_options: Any) -> Any:

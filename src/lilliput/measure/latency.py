@@ -20,9 +20,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from lilliput.errors import ConfigError, ModelError
+from lilliput.errors import ConfigError, LilliputError, ModelError
+from lilliput.registry import Registry
 
 Clock = Callable[[], float]
+# What lets a session's options run the operations of a domain; who knows such operations adds it.
+domains: Registry[Callable[[Any], Any]] = Registry("domain of operations")
 _SAMPLE_SECONDS = 1e-3  # calls are gathered into samples of at least this length, well above a clock's own noise
 
 
@@ -162,6 +165,7 @@ def session(path: str | Path, threads: int = 1, *, profile_prefix: str | None = 
 
     Idle threads do not spin between runs, so that a session at rest does not slow the one being timed.
     With `profile_prefix` it writes the time of each node to a file that begins so.
+    Operations of other domains run where `domains` knows them. Raises `ModelError` for a file that cannot be loaded.
     """
     import onnxruntime as ort  # type: ignore[import-untyped]
 
@@ -176,10 +180,32 @@ def session(path: str | Path, threads: int = 1, *, profile_prefix: str | None = 
         options.enable_profiling, options.profile_file_prefix = True, profile_prefix
     if not Path(path).is_file():
         raise ModelError(f"{path}: there is no such file")
+    prepare(options, path)
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's errors share no base but RuntimeError and Exception
         raise ModelError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+
+
+def prepare(options: Any, path: str | Path) -> None:
+    """Let a session's options run what this file holds. Raises `ModelError` where a domain's library is missing."""
+    for domain in used_domains(path):
+        if domain in domains:
+            try:
+                domains[domain](options)
+            except LilliputError as error:
+                raise ModelError(f"{path}: holds operations of domain `{domain}`, which cannot run here: {error}") from error
+
+
+def used_domains(path: str | Path) -> tuple[str, ...]:
+    """The domains that an ONNX file's operations are from, beside ONNX's own; none for what is no such file."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        return tuple(o.domain for o in onnx.load(str(path), load_external_data=False).opset_import if o.domain)
+    except DecodeError:  # the runtime says it better
+        return ()
 
 
 def feeds(opened: Any, example: Any) -> dict[str, Any]:
