@@ -17,6 +17,7 @@ from lilliput.core.record import record
 from lilliput.data.cache import root
 from lilliput.errors import ConfigError, UnknownName
 from lilliput.export import export
+from lilliput.export.running import LayerKernel, running
 from lilliput.kernels.worth import full_of_zeros
 from lilliput.measure.latency import Latency, Ratio, time_files, time_modules
 from lilliput.measure.layer_times import LayerTime, layer_times
@@ -54,11 +55,21 @@ def layers(
         return layer_times(_exported(model_or_file, example, Path(folder) / "it.onnx"), example, threads)
 
 
+def kernels(
+    model_or_file: nn.Module | str | Path, example: Tensor, runtime: str = "onnxruntime", threads: int = 1
+) -> tuple[tuple[LayerKernel, ...], float]:
+    """Which kernel runs every layer in ONNX Runtime, with its milliseconds; and those of everything else together."""
+    if runtime != "onnxruntime":
+        raise ConfigError(f"which kernel runs a layer is known of `onnxruntime`, and not of `{runtime}`")
+    with tempfile.TemporaryDirectory() as folder:
+        return running(_exported(model_or_file, example, Path(folder) / "it.onnx"), example, threads)
+
+
 class Clock:
     """Milliseconds of models on one example and runtime: `clock(model)` is the median.
 
-    Times do not depend on the numbers in the weights but for zeros, so a model is measured once for each structure. What was exported is
-    kept as long as the clock, in a folder that goes with it. Times of single layers are kept in the cache, by machine.
+    Times do not depend on the numbers in the weights but for zeros, so a model is measured once for each structure. What was
+    exported is kept as long as the clock, in a folder that goes with it. Times of single layers are kept in the cache, by machine.
     """
 
     def __init__(self, example: Tensor, runtime: str = "onnxruntime", threads: int = 1) -> None:

@@ -70,6 +70,7 @@ def latency(
     runtime: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
     threads: Threads = 1,
     layers: Annotated[bool, typer.Option("--layers", help="Time every layer instead of the whole.")] = False,
+    kernels: Annotated[bool, typer.Option("--kernels", help="Which kernel runs every layer, with its time.")] = False,
     trust: Trust = False,
     json_out: Json = False,
 ) -> None:
@@ -88,11 +89,33 @@ def latency(
     else:
         timed = open_model(model, trust=trust)
         example = input_of(timed, input)
+    if kernels:
+        _show_kernels(timed, example, runtime, threads, json_out)
+        return
     if layers:
         _show_layers(timed, example, runtime, threads, json_out)
         return
     found = measure(timed, example, runtime, threads)
     show(str(found), found.to_json(), json_out)
+
+
+def _show_kernels(timed: Any, example: Any, runtime: str, threads: int, json_out: bool) -> None:
+    from lilliput import terminal
+    from lilliput.clock import kernels
+    from lilliput.report.amounts import plural
+
+    found, rest = kernels(timed, example, runtime, threads)
+    cells = [[k.name or "(the model itself)", k.kind, k.runner, k.kernel, f"{k.median_ms:.4f}"] for k in found]
+    made = terminal.table(
+        "", ["layer", "kind", "kernel of", "which", "median ms"], [*cells, ["everything else", "", "", "", f"{rest:.4f}"]]
+    )
+    for column in made.columns[1:4]:
+        column.justify = "left"
+    terminal.show(made, {"layers": [k.to_json() for k in found], "rest_ms": rest}, json_out)
+    if not json_out:
+        terminal.show(
+            f"{runtime}, {plural(threads, 'thread')}. Looking costs time: this adds up to more than the whole.", None, False
+        )
 
 
 def _show_layers(timed: Any, example: Any, runtime: str, threads: int, json_out: bool) -> None:

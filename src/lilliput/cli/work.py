@@ -126,6 +126,9 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="`.onnx`, `.pt2` or `.safetensors`.")],
     weights: Weights = None,
     input: Shape = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Operations of ONNX alone, whatever packed layers would gain.")
+    ] = False,
     trust: Trust = False,
     json_out: Json = False,
 ) -> None:
@@ -135,7 +138,7 @@ def export(
     from lilliput.terminal import show
 
     network = open_model(model, weights=weights, trust=trust)
-    made = write(network, input_of(network, input), out)
+    made = write(network, input_of(network, input), out, plain=plain)
     show(str(made), made.to_json(), json_out)
 
 

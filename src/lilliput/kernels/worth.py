@@ -220,7 +220,8 @@ def _conv(module: nn.Conv2d, weight: Tensor) -> tuple[Graph, Graph]:
     from onnx import helper
 
     outputs, inputs, window = weight.shape[0], module.in_channels, Window.of(module)
-    told: dict[str, Any] = {"kernel_shape": window.kernel, "strides": window.stride, "dilations": window.dilation, "group": window.groups}
+    told: dict[str, Any] = {"kernel_shape": window.kernel, "strides": window.stride}
+    told |= {"dilations": window.dilation, "group": window.groups}
     own = helper.make_node("Conv", ["in", "w", "b"], ["made"], pads=(*window.padding, *window.padding), **told)
     names = ["in", "rows", "columns", "values", "b"]
     thin = helper.make_node("SparseConv", names, ["made"], domain=runtime.DOMAIN, channels=inputs, pads=window.padding, **told)

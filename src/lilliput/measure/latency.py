@@ -184,7 +184,7 @@ def session(path: str | Path, threads: int = 1, *, profile_prefix: str | None = 
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's errors share no base but RuntimeError and Exception
-        raise ModelError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+        raise ModelError(f"{path}: ONNX Runtime cannot load it: {first_line(error)}") from error
 
 
 def prepare(options: Any, path: str | Path) -> None:
@@ -331,7 +331,7 @@ def file_call(path: str | Path, example: Any, threads: int = 1) -> Callable[[], 
     try:
         opened.run(None, inputs)
     except Exception as error:  # see `session`
-        raise ModelError(f"{path}: does not run on the example: {_first_line(error)}") from error
+        raise ModelError(f"{path}: does not run on the example: {first_line(error)}") from error
     return lambda: opened.run(None, inputs)
 
 
@@ -339,5 +339,6 @@ def _bound(call: Callable[..., object], inputs: tuple[Any, ...]) -> Callable[[],
     return lambda: call(*inputs)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first."""
     return (str(error).splitlines() or [type(error).__name__])[0]

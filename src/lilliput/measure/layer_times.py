@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,16 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from lilliput.errors import ConfigError
-from lilliput.measure.latency import evaluating, feeds, quantile, session, torch_threads
+from lilliput.errors import ConfigError, ModelError
+from lilliput.measure.latency import evaluating, feeds, first_line, quantile, session, torch_threads
 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Milliseconds of one layer in one run, its children left out: median and deciles."""
+    """Milliseconds of one layer in one run, its children left out: median and deciles.
+
+    `inputs`: the shapes of what a node of a file reads.
+    """
 
     name: str
     kind: str
@@ -32,6 +35,7 @@ class LayerTime:
     p10: float
     p90: float
     runs: int
+    inputs: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -57,17 +61,23 @@ def _node_times(path: str | Path, example: Any, threads: int, runs: int, warmup:
     with tempfile.TemporaryDirectory() as folder:
         opened = session(path, threads, profile_prefix=str(Path(folder) / "nodes"))
         inputs = feeds(opened, example)
-        for _ in range(warmup + runs):
-            opened.run(None, inputs)
+        try:
+            for _ in range(warmup + runs):
+                opened.run(None, inputs)
+        except Exception as error:  # the runtime's errors share no base
+            raise ModelError(f"{path}: does not run on the example: {first_line(error)}") from error
         events = json.loads(Path(opened.end_profiling()).read_text())
     taken: dict[str, list[float]] = {}
     kinds: dict[str, str] = {}
+    shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
     for event in events:
         name = event.get("name", "").removesuffix("_kernel_time")
         if event.get("cat") == "Node" and name != event["name"]:
             taken.setdefault(name, []).append(event["dur"] / 1e3)
             kinds[name] = event["args"]["op_name"]
-    return tuple(_summary(name, kinds[name], ms[len(ms) * warmup // (warmup + runs) :]) for name, ms in taken.items())
+            shapes[name] = tuple(tuple(dims) for each in event["args"]["input_type_shape"] for dims in each.values())
+    kept = {name: ms[len(ms) * warmup // (warmup + runs) :] for name, ms in taken.items()}
+    return tuple(replace(_summary(name, kinds[name], ms), inputs=shapes[name]) for name, ms in kept.items())
 
 
 def _module_times(model: nn.Module, example: Any, threads: int, runs: int, warmup: int) -> tuple[LayerTime, ...]:

@@ -107,8 +107,8 @@ def _is_sparse(profile: Profile) -> bool:
 def _zeros(profile: Profile) -> str:
     share = 1 - profile.effective_macs / profile.macs
     return (
-        f"{share:.1%} of the multiply-adds have a weight of zero. ONNX Runtime, PyTorch and ExecuTorch execute these too, so "
-        "none of them gets faster; kernels made for sparse weights do, and 2:4 on sparse tensor cores. Bytes count every one."
+        f"{share:.1%} of the multiply-adds have a weight of zero. ONNX Runtime, PyTorch and ExecuTorch execute these too; an "
+        "exported `.onnx` leaves them out where that is measured to be faster (see `lilliput latency --kernels`). Bytes count all."
     )
 
 

@@ -28,7 +28,8 @@ class LowBit(Method):
 
     What each does, with its gradient and its cost, stands at its map: `lilliput.quant.binary`, `signs`, `bases`, `ternary`,
     `powers`, `codebook`, `frequency`. Training goes on through the maps. Nothing gets faster in the runtimes in common use,
-    which compute with the floats that the levels stand for; the file gets smaller.
+    which compute with the floats that the levels stand for, but convolutions of signs by one magnitude a channel in an
+    exported `.onnx` (`lilliput.kernels`); the file gets smaller.
 
     scheme       binaryconnect, bwn, xnor, birealnet, abcnet, horq, irnet, reactnet, twn, ttq, inq, lognet, apot, kmeans,
                  pq or cnnpack
