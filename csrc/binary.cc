@@ -3,28 +3,19 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <vector>
 
 #include "kernels.h"
+#include "layer.h"
+#include "memory.h"
 #include "planes.h"
+#include "pool.h"
 #include "reference.h"
 
 namespace lilliput {
 namespace {
 
 constexpr int64_t kMostProducts = 32767;  // the dot product of an output fits 16 bits
-
-// Numbers for which the vector kernels read whole registers.
-struct Aligned {
-  explicit Aligned(size_t bytes) : data(new (std::align_val_t{64}) uint8_t[bytes]()) {}
-  struct Free {
-    void operator()(uint8_t* p) const { ::operator delete[](p, std::align_val_t{64}); }
-  };
-  template <class T>
-  T* as() const { return reinterpret_cast<T*>(data.get()); }
-  std::unique_ptr<uint8_t[], Free> data;
-};
 
 int ones(unsigned byte) {
   int count = 0;
@@ -55,13 +46,27 @@ struct lilliput_binary {
         scale(copied(given.scale, given.conv.out)),
         bias(copied(given.bias, given.conv.out)),
         least(copied(given.least, given.conv.out)),
-        flip(copied(given.flip, given.conv.out)) {
+        flip(copied(given.flip, given.conv.out)),
+        mask(copied(given.mask, given.conv.out * bytes() * planes.taps())) {
     layer.weight = weight.data();
     layer.scale = or_null(scale);
     layer.bias = or_null(bias);
     layer.least = or_null(least);
     layer.flip = or_null(flip);
+    layer.mask = or_null(mask);
     if (tiled()) prepare();
+  }
+
+  static int sound(const lilliput_binary_layer& given) {
+    if (given.pad < -1 || given.pad > 1) return lilliput_layer_bad_shape;
+    return (given.scale == nullptr) == (given.least == nullptr) ? lilliput_layer_bad_weights : lilliput_layer_ok;
+  }
+
+  static bool covers(const lilliput_binary_layer& given) {
+    const lilliput_conv& c = given.conv;
+    const Edges down(c, 0), across(c, 1);
+    const bool few = given.pad != 0 || down.outside.size() * across.outside.size() <= static_cast<size_t>(kClasses);
+    return few && static_cast<int64_t>(c.in / c.groups) * c.kernel[0] * c.kernel[1] <= kMostProducts;
   }
 
   const BinaryKernel& kernel() const { return *static_cast<const BinaryKernel*>(row.kernel); }
@@ -93,36 +98,38 @@ struct lilliput_binary {
     }
   }
 
-  // The signs of output channel o at unit u and tap t.
-  uint16_t code(int64_t o, int64_t u, int64_t t) const {
-    unsigned signs = 0;
+  // The bits of output channel o at unit u and tap t.
+  uint16_t code(const std::vector<uint8_t>& of, int64_t o, int64_t u, int64_t t) const {
+    unsigned bits = 0;
     for (int64_t b = 0; b < kernel().channels; ++b) {
       const int64_t c = u * kernel().channels + b;
-      if (c < inputs()) signs |= ((weight[static_cast<size_t>((o * bytes() + c / 8) * planes.taps() + t)] >> (c % 8)) & 1u) << b;
+      if (c < inputs()) bits |= ((of[static_cast<size_t>((o * bytes() + c / 8) * planes.taps() + t)] >> (c % 8)) & 1u) << b;
     }
-    return static_cast<uint16_t>(signs);
+    return static_cast<uint16_t>(bits);
   }
 
   void prepare_weights() {
-    const int64_t groups = layer.conv.groups, taps = planes.taps();
     block_bytes = Planes::up(kernel().fold_bytes * steps(), 64) * 64;
-    folded = std::make_unique<Aligned>(static_cast<size_t>(groups * blocks() * block_bytes));
-    std::vector<uint16_t> codes(static_cast<size_t>(8 * steps()));
-    for (int64_t g = 0; g < groups; ++g) {
-      for (int64_t block = 0; block < blocks(); ++block) {
-        std::fill(codes.begin(), codes.end(), static_cast<uint16_t>(0));
-        for (int64_t k = 0; k < std::min<int64_t>(8, outputs() - 8 * block); ++k) {
-          for (int64_t s = 0; s < units() * taps; ++s) {
-            codes[static_cast<size_t>(k * steps() + s)] = code(g * outputs() + 8 * block + k, s / taps, s % taps);
-          }
+    folded = std::make_unique<Aligned>(static_cast<size_t>(layer.conv.groups * blocks() * block_bytes));
+    std::vector<uint16_t> codes(static_cast<size_t>(8 * steps())), masks(codes.size());
+    for (int64_t i = 0; i < layer.conv.groups * blocks(); ++i) {
+      const int64_t first = i / blocks() * outputs() + 8 * (i % blocks()), count = std::min<int64_t>(8, outputs() - 8 * (i % blocks()));
+      std::fill(codes.begin(), codes.end(), static_cast<uint16_t>(0));
+      std::fill(masks.begin(), masks.end(), static_cast<uint16_t>(0));
+      for (int64_t k = 0; k < count; ++k) {
+        for (int64_t s = 0; s < units() * planes.taps(); ++s) {
+          const size_t at = static_cast<size_t>(k * steps() + s);
+          codes[at] = code(weight, first + k, s / planes.taps(), s % planes.taps());
+          if (!mask.empty()) masks[at] = code(mask, first + k, s / planes.taps(), s % planes.taps());
         }
-        kernel().fold(codes.data(), steps(), folded->as<uint8_t>() + (g * blocks() + block) * block_bytes);
       }
+      kernel().fold(codes.data(), masks.data(), steps(), folded->as<uint8_t>() + i * block_bytes);
     }
   }
 
   // With zeros outside the image, an output counts mismatches at taps that hang over the edge (planes hold -1 there).
-  // Its dot product is N - n + 2w - 2m: N products, n of them outside, w the +1 weights among those, m mismatches.
+  // Its dot product is N - n + 2w - 2m: N products (by weights that are not 0), n of them outside, w the +1 weights among those,
+  // m mismatches.
   void prepare_tables() {
     const lilliput_conv& c = layer.conv;
     const Edges down(c, 0), across(c, 1);
@@ -137,28 +144,38 @@ struct lilliput_binary {
     }
     table.assign(static_cast<size_t>(c.groups * blocks() * 8 * kClasses), -1);  // no bit where there is no channel
     for (int64_t o = 0; o < c.out; ++o) {
-      const std::vector<int64_t> positive = positive_weights(o);
+      const Weights of = weights(o);
       int16_t* entry = table.data() + ((o / outputs() * blocks()) * 8 + o % outputs()) * kClasses;
       for (int64_t kind = 0; kind < kinds; ++kind) {
-        int64_t most = inputs() * planes.taps();
+        int64_t most = of.all;
         for (int64_t t = 0; zeros && t < planes.taps(); ++t) {
           const bool out = down.outside[static_cast<size_t>(kind / columns)][static_cast<size_t>(t / c.kernel[1])] ||
                            across.outside[static_cast<size_t>(kind % columns)][static_cast<size_t>(t % c.kernel[1])];
-          if (out) most += 2 * positive[static_cast<size_t>(t)] - inputs();
+          if (out) most += 2 * of.positive[static_cast<size_t>(t)] - of.some[static_cast<size_t>(t)];
         }
         entry[kind] = static_cast<int16_t>(layer.least == nullptr ? most : threshold(most, layer.least[o]));
       }
     }
   }
 
-  // The +1 weights of output channel o at every tap.
-  std::vector<int64_t> positive_weights(int64_t o) const {
-    std::vector<int64_t> found(static_cast<size_t>(planes.taps()));
-    for (size_t t = 0; t < found.size(); ++t) {
+  // Of an output channel: how many weights are not 0 (also at every tap), and how many of these are +1.
+  struct Weights {
+    int64_t all = 0;
+    std::vector<int64_t> some, positive;
+  };
+
+  Weights weights(int64_t o) const {
+    Weights found;
+    found.some.resize(static_cast<size_t>(planes.taps()));
+    found.positive.resize(found.some.size());
+    for (size_t t = 0; t < found.some.size(); ++t) {
       for (int64_t c = 0; c < inputs(); c += 8) {
-        const unsigned valid = (1u << std::min<int64_t>(8, inputs() - c)) - 1;
-        found[t] += ones(weight[static_cast<size_t>(o * bytes() + c / 8) * found.size() + t] & valid);
+        const size_t at = static_cast<size_t>(o * bytes() + c / 8) * found.some.size() + t;
+        const unsigned valid = ((1u << std::min<int64_t>(8, inputs() - c)) - 1) & (mask.empty() ? 255u : mask[at]);
+        found.some[t] += ones(valid);
+        found.positive[t] += ones(weight[at] & valid);
       }
+      found.all += found.some[t];
     }
     return found;
   }
@@ -169,32 +186,30 @@ struct lilliput_binary {
     return room < 0 ? -1 : std::min<int64_t>(room / 2, kMostProducts);
   }
 
-  // The group's signs, each unit with the pixels of its channels.
+  // Unit u of a group: the signs of its channels, pixel by pixel.
   template <class Unit>
-  void spread(const uint8_t* x, int64_t group, Unit* to) const {
+  void spread(const uint8_t* x, int64_t group, int64_t u, Unit* to) const {
     const lilliput_conv& c = layer.conv;
     const int64_t image = static_cast<int64_t>(c.height) * c.width, per = kernel().channels;
-    for (int64_t u = 0; u < units(); ++u, to += planes.size) {
-      const int64_t first = group * inputs() + u * per, count = std::min<int64_t>(per, inputs() - u * per);
-      const unsigned valid = (1u << count) - 1;
-      if (layer.pad > 0) std::fill_n(to, planes.size, static_cast<Unit>(valid));
-      // A unit begins inside a byte, or takes bits of two (three with odd groups): wide enough for all cases.
-      const uint8_t* byte = x + first / 8 * image;
-      const int shift = static_cast<int>(first % 8);
-      const int64_t last = (first + count - 1) / 8 - first / 8;
-      for (int64_t y = 0; y < c.height; ++y, byte += c.width) {
-        if (last == 0) {
-          planes.copy_row(to, y, [=](int64_t i) { return static_cast<Unit>((byte[i] >> shift) & valid); });
-        } else if (last == 1) {
-          planes.copy_row(to, y, [=](int64_t i) {
-            return static_cast<Unit>(((byte[i] | static_cast<unsigned>(byte[image + i]) << 8) >> shift) & valid);
-          });
-        } else {
-          planes.copy_row(to, y, [=](int64_t i) {
-            const unsigned two = byte[i] | static_cast<unsigned>(byte[image + i]) << 8;
-            return static_cast<Unit>(((two | static_cast<unsigned>(byte[2 * image + i]) << 16) >> shift) & valid);
-          });
-        }
+    const int64_t first = group * inputs() + u * per, count = std::min<int64_t>(per, inputs() - u * per);
+    const unsigned valid = (1u << count) - 1;
+    std::fill_n(to, planes.size, static_cast<Unit>(layer.pad > 0 ? valid : 0));
+    // A unit begins inside a byte, or takes bits of two (three with odd groups): wide enough for all cases.
+    const uint8_t* byte = x + first / 8 * image;
+    const int shift = static_cast<int>(first % 8);
+    const int64_t last = (first + count - 1) / 8 - first / 8;
+    for (int64_t y = 0; y < c.height; ++y, byte += c.width) {
+      if (last == 0) {
+        planes.copy_row(to, y, [=](int64_t i) { return static_cast<Unit>((byte[i] >> shift) & valid); });
+      } else if (last == 1) {
+        planes.copy_row(to, y, [=](int64_t i) {
+          return static_cast<Unit>(((byte[i] | static_cast<unsigned>(byte[image + i]) << 8) >> shift) & valid);
+        });
+      } else {
+        planes.copy_row(to, y, [=](int64_t i) {
+          const unsigned two = byte[i] | static_cast<unsigned>(byte[image + i]) << 8;
+          return static_cast<Unit>(((two | static_cast<unsigned>(byte[2 * image + i]) << 16) >> shift) & valid);
+        });
       }
     }
   }
@@ -235,54 +250,57 @@ struct lilliput_binary {
     return static_cast<uint8_t>(bits);
   }
 
-  void run_group(int64_t group, const void* units_of, void* flat, void* out) const {
+  // Eight output channels of a group.
+  void run_block(int64_t group, int64_t block, const void* units_of, void* flat, void* out) const {
+    const int64_t at = group * blocks() + block;
+    const int64_t first = group * outputs() + 8 * block, count = std::min<int64_t>(8, outputs() - 8 * block);
+    const bool as_bits = layer.least != nullptr;
     BinaryTile tile{};
     tile.planes = units_of;
     tile.offsets = offsets.data();
     tile.steps = steps();
+    tile.weights = folded->as<uint8_t>() + at * block_bytes;
     tile.pixels = planes.pixels;
     tile.classes = classes.data();
-    tile.row = room();
-    const bool as_bits = layer.least != nullptr;
+    tile.table = table.data() + at * 8 * kClasses;
     tile.bits = as_bits ? static_cast<uint8_t*>(flat) : nullptr;
+    tile.flip = flips(first, count);
     tile.dots = as_bits ? nullptr : static_cast<int16_t*>(flat);
-    for (int64_t block = 0; block < blocks(); ++block) {
-      const int64_t first = group * outputs() + 8 * block, count = std::min<int64_t>(8, outputs() - 8 * block);
-      tile.weights = folded->as<uint8_t>() + (group * blocks() + block) * block_bytes;
-      tile.table = table.data() + (group * blocks() + block) * 8 * kClasses;
-      tile.flip = flips(first, count);
-      kernel().run(tile);
-      if (as_bits) {
-        write_bits(tile.bits, first, count, static_cast<uint8_t*>(out));
-      } else {
-        for (int64_t k = 0; k < count; ++k) write_floats(tile.dots + k * room(), first + k, static_cast<float*>(out));
-      }
-    }
+    tile.row = room();
+    kernel().run(tile);
+    if (as_bits) return write_bits(tile.bits, first, count, static_cast<uint8_t*>(out));
+    for (int64_t k = 0; k < count; ++k) write_floats(tile.dots + k * room(), first + k, static_cast<float*>(out));
   }
 
   template <class Unit>
-  void run_image(const uint8_t* x, void* out) const {
-    const size_t size = static_cast<size_t>(units() * planes.size + room() + 64);
-    const Aligned flat(static_cast<size_t>(room()) * (layer.least != nullptr ? 1 : 16));
+  void run_image(const uint8_t* x, void* out, int threads) const {
+    const int64_t size = units() * planes.size, slack = room() + 64;
+    const int64_t flat_bytes = Planes::up(room() * (layer.least != nullptr ? 1 : 16), 64) * 64;
+    const Aligned flat(static_cast<size_t>(flat_bytes * threads)), scratch(static_cast<size_t>(size + slack) * sizeof(Unit));
+    std::fill_n(scratch.as<Unit>() + size, slack, static_cast<Unit>(0));
+    // Groups that begin inside a byte of bits write it one after the other.
+    const int writers = layer.least != nullptr && outputs() % 8 != 0 && layer.conv.groups > 1 ? 1 : threads;
     for (int64_t group = 0; group < layer.conv.groups; ++group) {
-      const Aligned scratch(size * sizeof(Unit));
-      spread(x, group, scratch.as<Unit>());
-      run_group(group, scratch.as<Unit>(), flat.as<uint8_t>(), out);
+      share(threads, units(), [&](int, int64_t u) { spread(x, group, u, scratch.as<Unit>() + u * planes.size); });
+      share(writers, blocks(), [&](int thread, int64_t block) {
+        run_block(group, block, scratch.as<Unit>(), flat.as<uint8_t>() + thread * flat_bytes, out);
+      });
     }
   }
 
-  void run(int64_t batch, const uint8_t* x, void* out) const {
+  void run(int64_t batch, const uint8_t* x, void* out, int threads) const {
     const lilliput_conv& c = layer.conv;
     const int64_t in = Planes::up(c.in, 8) * c.height * c.width, image = planes.out_height * planes.out_width;
     const int64_t made = layer.least != nullptr ? Planes::up(c.out, 8) * image : c.out * image * 4;  // bytes
+    threads = worth(threads, static_cast<double>(c.out * planes.pixels) * static_cast<double>(inputs() * planes.taps()) / 256);
     for (int64_t n = 0; n < batch; ++n) {
       void* to = static_cast<uint8_t*>(out) + n * made;
       if (!tiled()) {
         reference_binary(layer, x + n * in, to);
       } else if (kernel().bytes == 1) {
-        run_image<uint8_t>(x + n * in, to);
+        run_image<uint8_t>(x + n * in, to, threads);
       } else {
-        run_image<uint16_t>(x + n * in, to);
+        run_image<uint16_t>(x + n * in, to, threads);
       }
     }
   }
@@ -293,7 +311,7 @@ struct lilliput_binary {
   std::vector<uint8_t> weight;
   std::vector<float> scale, bias;
   std::vector<int32_t> least;
-  std::vector<uint8_t> flip;
+  std::vector<uint8_t> flip, mask;
   std::vector<int32_t> offsets;
   std::vector<uint8_t> classes;
   std::vector<int16_t> table;  // [group][block][8][kClasses]
@@ -301,46 +319,16 @@ struct lilliput_binary {
   int64_t block_bytes = 0;
 };
 
-namespace {
-
-// Whether the tiles of a vector kernel hold this layer's numbers.
-bool covered(const lilliput_binary_layer& layer) {
-  const Edges down(layer.conv, 0), across(layer.conv, 1);
-  const int64_t products = static_cast<int64_t>(layer.conv.in / layer.conv.groups) * layer.conv.kernel[0] * layer.conv.kernel[1];
-  const bool few = layer.pad != 0 || down.outside.size() * across.outside.size() <= static_cast<size_t>(kClasses);
-  return few && products <= kMostProducts;
-}
-
-}  // namespace
-
 extern "C" int lilliput_binary_new(const lilliput_binary_layer* layer, const char* kernel, lilliput_binary** made) {
-  const int checked = lilliput_conv_check(&layer->conv);
-  if (checked != lilliput_layer_ok) return checked;
-  if (layer->pad < -1 || layer->pad > 1) return lilliput_layer_bad_shape;
-  if ((layer->scale == nullptr) == (layer->least == nullptr)) return lilliput_layer_bad_weights;
-  const Row* row = nullptr;
-  int status = choose("binary", kernel, &row);
-  if (status != lilliput_layer_ok) return status;
-  try {
-    if (!covered(*layer)) status = choose("binary", "portable", &row);
-    *made = new lilliput_binary(*layer, *row);
-  } catch (const std::bad_alloc&) {
-    return lilliput_layer_no_memory;
-  }
-  return status;
+  return make_layer(layer->mask == nullptr ? "binary" : "ternary", *layer, kernel, made);
 }
 
 extern "C" void lilliput_binary_free(lilliput_binary* layer) { delete layer; }
 
 extern "C" const char* lilliput_binary_kernel(const lilliput_binary* layer) { return layer->row.name; }
 
-extern "C" int lilliput_binary_run(const lilliput_binary* layer, int64_t batch, const uint8_t* activations, void* out) {
-  try {
-    layer->run(batch, activations, out);
-  } catch (const std::bad_alloc&) {
-    return lilliput_layer_no_memory;
-  }
-  return lilliput_layer_ok;
+extern "C" int lilliput_binary_run(const lilliput_binary* layer, int64_t batch, const uint8_t* activations, void* out, int threads) {
+  return guarded([&] { layer->run(batch, activations, out, threads); });
 }
 
 extern "C" int lilliput_binarize(const float* x, int64_t batch, int32_t channels, int64_t pixels, const float* least,

@@ -1,4 +1,4 @@
-// Convolutions of signs: weights and activations are +1 (bit 1) or -1 (bit 0), eight channels in a byte.
+// Convolutions of signs: activations are +1 (bit 1) or -1 (bit 0), eight channels in a byte; so are weights, which may also be 0.
 #pragma once
 
 #include <stdint.h>
@@ -12,9 +12,10 @@ extern "C" {
 // `activations`: [batch][ceil(in / 8)][height][width] bytes; bit b of byte j is the sign of channel 8j + b, and bits that
 // belong to no channel are ignored on input and 0 on output. `weight`: [out][ceil(in / groups / 8)][kernel height][kernel width].
 //
-// Outside the image stands `pad` (-1, 0 or +1). The dot product of an output is the sum of products over its window.
-// With `scale`, run writes floats [batch][out][height][width]: dot * scale[o], then + bias[o] unless `bias` is null, each
-// rounded once. With `least` instead, run writes bits: (dot >= least[o]) != flip[o].
+// Outside the image stands `pad` (-1, 0 or +1). The dot product of an output is the sum of products over its window. With `mask`,
+// weights are ternary: those whose bit in it is 0 are 0. With `scale`, run writes floats [batch][out][height][width]:
+// dot * scale[o], then + bias[o] unless `bias` is null, each rounded once. With `least` instead, run writes bits:
+// (dot >= least[o]) != flip[o].
 typedef struct {
   lilliput_conv conv;
   int32_t pad;
@@ -23,11 +24,13 @@ typedef struct {
   const float* bias;
   const int32_t* least;
   const uint8_t* flip;  // one byte a channel, or null for none
+  const uint8_t* mask;  // as `weight`, or null: no weight is 0
 } lilliput_binary_layer;
 
 typedef struct lilliput_binary lilliput_binary;
 
-// A layer that is ready to run; everything is copied. `kernel` names a row of kernels.inc, or is null.
+// A layer that is ready to run; everything is copied. `kernel` names a row of kernels.inc, or is null; the family is `ternary`
+// with a mask and `binary` without.
 int lilliput_binary_new(const lilliput_binary_layer* layer, const char* kernel, lilliput_binary** made);
 void lilliput_binary_free(lilliput_binary* layer);
 
@@ -35,8 +38,9 @@ void lilliput_binary_free(lilliput_binary* layer);
 // products an output) is run by the portable one.
 const char* lilliput_binary_kernel(const lilliput_binary* layer);
 
-// Any number of threads may run one layer at a time. `out` is floats or bytes.
-int lilliput_binary_run(const lilliput_binary* layer, int64_t batch, const uint8_t* activations, void* out);
+// `out` is floats or bytes. Computed by up to `threads` threads, the same for any number of them. Any number of threads may call
+// this for one layer at a time.
+int lilliput_binary_run(const lilliput_binary* layer, int64_t batch, const uint8_t* activations, void* out, int threads);
 
 // The signs of floats [batch][channels][pixels]: bit = x >= least[channel] (0 where null). NaN gives 0.
 int lilliput_binarize(const float* x, int64_t batch, int32_t channels, int64_t pixels, const float* least, const char* kernel,

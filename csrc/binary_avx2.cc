@@ -1,7 +1,7 @@
 // Binary convolution for AVX2: a weight is a table. Four weights are a 16-entry table of how many of four activations they
 // mismatch, and one byte shuffle looks up 32 pixels. An entry holds the counts of two output channels, one in each half of a
 // byte: three lookups are added (at most 12 in a half), then split into two byte counters, which are flushed to 16 bits before
-// they overflow.
+// they overflow. Weights of 0 make more tables than can be kept, so ternary weights are stored as the tables themselves.
 #include <immintrin.h>
 
 #include "kernels.h"
@@ -25,8 +25,8 @@ struct Tables {
 
 constexpr Tables kTables;
 
-// Four pairs of channels, [pair][step].
-void fold(const uint16_t* codes, int64_t steps, void* weights) {
+// Four pairs of channels, [pair][step]: which table.
+void fold(const uint16_t* codes, const uint16_t*, int64_t steps, void* weights) {
   uint8_t* to = static_cast<uint8_t*>(weights);
   for (int pair = 0; pair < 4; ++pair) {
     const uint16_t *low = codes + 2 * pair * steps, *high = low + steps;
@@ -34,7 +34,26 @@ void fold(const uint16_t* codes, int64_t steps, void* weights) {
   }
 }
 
-__m256i table(uint8_t w) { return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(kTables.of[w]))); }
+// The same, the tables themselves.
+void fold_masked(const uint16_t* codes, const uint16_t* masks, int64_t steps, void* weights) {
+  uint8_t* to = static_cast<uint8_t*>(weights);
+  for (int pair = 0; pair < 4; ++pair) {
+    const int64_t low = 2 * pair * steps, high = low + steps;
+    for (int64_t s = 0; s < steps; ++s) {
+      for (int a = 0; a < 16; ++a) {
+        const int first = Tables::ones((codes[low + s] ^ a) & masks[low + s]);
+        const int second = Tables::ones((codes[high + s] ^ a) & masks[high + s]);
+        *to++ = static_cast<uint8_t>(first + 16 * second);
+      }
+    }
+  }
+}
+
+template <bool masked>
+__m256i table(const uint8_t* w, int64_t s) {
+  const uint8_t* from = masked ? w + 16 * s : kTables.of[w[s]];
+  return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(from)));
+}
 
 __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
 
@@ -44,7 +63,7 @@ struct Counts {
   __m256i even[2][V], odd[2][V];
 };
 
-template <int V>
+template <int V, bool masked>
 void count_pair(const BinaryTile& t, const uint8_t* planes, const uint8_t* w, Counts<V>& counts) {
   const __m256i half = _mm256_set1_epi8(0x0F), low_byte = _mm256_set1_epi16(0x00FF), zero = _mm256_setzero_si256();
   for (int v = 0; v < V; ++v) counts.even[0][v] = counts.even[1][v] = counts.odd[0][v] = counts.odd[1][v] = zero;
@@ -54,7 +73,7 @@ void count_pair(const BinaryTile& t, const uint8_t* planes, const uint8_t* w, Co
     for (int v = 0; v < V; ++v) a[v] = b[v] = zero;
     const int64_t end = t.steps - s > 3 * kTriples ? s + 3 * kTriples : t.steps;
     for (; s < end; s += 3) {
-      const __m256i t0 = table(w[s]), t1 = table(w[s + 1]), t2 = table(w[s + 2]);
+      const __m256i t0 = table<masked>(w, s), t1 = table<masked>(w, s + 1), t2 = table<masked>(w, s + 2);
       const uint8_t *p0 = planes + t.offsets[s], *p1 = planes + t.offsets[s + 1], *p2 = planes + t.offsets[s + 2];
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
@@ -131,14 +150,14 @@ void store_dots(__m256i even, __m256i odd, const Entries& most, int16_t* to) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 16), _mm256_permute2x128_si256(low, high, 0x31));
 }
 
-template <int V>
+template <int V, bool masked>
 void tile(const BinaryTile& t, int64_t at, int chunks) {
   const uint8_t* planes = static_cast<const uint8_t*>(t.planes) + at;
   __m256i word[V];
   for (int v = 0; v < V; ++v) word[v] = _mm256_set1_epi8(static_cast<char>(t.flip));
   for (int pair = 0; pair < 4; ++pair) {
     Counts<V> counts;
-    count_pair<V>(t, planes, static_cast<const uint8_t*>(t.weights) + pair * t.steps, counts);
+    count_pair<V, masked>(t, planes, static_cast<const uint8_t*>(t.weights) + pair * t.steps * (masked ? 16 : 1), counts);
     for (int of = 0; of < 2; ++of) {
       const int k = 2 * pair + of;
       Split table;
@@ -164,16 +183,17 @@ int chunks_of(const BinaryTile& t) {
   return most / 16 + 1;
 }
 
+template <bool masked>
 void run(const BinaryTile& t) {
   const int chunks = chunks_of(t);
   int64_t at = 0;
-  for (; at + (kMost - 1) * kUnits < t.pixels; at += kMost * kUnits) tile<kMost>(t, at, chunks);
+  for (; at + (kMost - 1) * kUnits < t.pixels; at += kMost * kUnits) tile<kMost, masked>(t, at, chunks);
   if (at + 2 * kUnits < t.pixels) {
-    tile<3>(t, at, chunks);
+    tile<3, masked>(t, at, chunks);
   } else if (at + kUnits < t.pixels) {
-    tile<2>(t, at, chunks);
+    tile<2, masked>(t, at, chunks);
   } else if (at < t.pixels) {
-    tile<1>(t, at, chunks);
+    tile<1, masked>(t, at, chunks);
   }
 }
 
@@ -220,6 +240,7 @@ void binarize(const float* x, int64_t stride, int channels, int64_t pixels, cons
 
 }  // namespace
 
-extern const BinaryKernel binary_avx2 = {4, 1, 3, kMost * kUnits, 4, fold, run, floats, binarize};
+extern const BinaryKernel binary_avx2 = {4, 1, 3, kMost * kUnits, 4, fold, run<false>, floats, binarize};
+extern const BinaryKernel ternary_avx2 = {4, 1, 3, kMost * kUnits, 64, fold_masked, run<true>, floats, binarize};
 
 }  // namespace lilliput

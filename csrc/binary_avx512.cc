@@ -1,7 +1,7 @@
 // Binary convolution for AVX-512: a lane is a pixel with sixteen channels, and counts its mismatches itself (VPOPCNTW).
 //
 // Xor, count and add are 3 instructions for 512 products; 16-bit counters never overflow (kMostProducts), so nothing is flushed.
-// Eight output channels share every load of activations.
+// Eight output channels share every load of activations. With weights of 0 a mask takes part in the xor, by one instruction.
 #include <immintrin.h>
 
 #include "kernels.h"
@@ -12,11 +12,23 @@ namespace {
 constexpr int kUnits = 32;  // in a register
 constexpr int kMost = 3;    // registers of pixels at a time: 24 of counters, and 8 left over
 
-void fold(const uint16_t* codes, int64_t steps, void* weights) {
+constexpr uint32_t kBoth = 0x10001;  // a code in both halves: 32-bit broadcasts cost no shuffle
+
+// Signs, and with `masked` weights that are not 0 behind them.
+template <bool masked>
+void fold(const uint16_t* codes, const uint16_t* masks, int64_t steps, void* weights) {
   uint32_t* to = static_cast<uint32_t*>(weights);
   for (int64_t s = 0; s < steps; ++s) {
-    for (int k = 0; k < 8; ++k) *to++ = codes[k * steps + s] * 0x10001u;  // both halves: 32-bit broadcasts cost no shuffle
+    for (int k = 0; k < 8; ++k) *to++ = codes[k * steps + s] * kBoth;
+    for (int k = 0; masked && k < 8; ++k) *to++ = masks[k * steps + s] * kBoth;
   }
+}
+
+// Where signs differ, of weights that are not 0.
+template <bool masked>
+__attribute__((always_inline)) inline __m512i differ(__m512i x, __m512i sign, __m512i mask) {
+  if constexpr (masked) return _mm512_ternarylogic_epi32(x, sign, mask, 0x28);
+  return _mm512_xor_si512(x, sign);
 }
 
 template <int V>
@@ -43,7 +55,7 @@ __attribute__((always_inline)) inline void finish(const BinaryTile& t, int64_t a
   }
 }
 
-template <int V>
+template <int V, bool masked>
 void tile(const BinaryTile& t, int64_t at) {
   __m512i count[8][V];
 #pragma GCC unroll 8
@@ -53,7 +65,7 @@ void tile(const BinaryTile& t, int64_t at) {
   }
   const uint16_t* planes = static_cast<const uint16_t*>(t.planes) + at;
   const uint32_t* w = static_cast<const uint32_t*>(t.weights);
-  for (int64_t s = 0; s < t.steps; ++s, w += 8) {
+  for (int64_t s = 0; s < t.steps; ++s, w += masked ? 16 : 8) {
     const uint16_t* from = planes + t.offsets[s];
     __m512i x[V];
 #pragma GCC unroll 3
@@ -61,22 +73,24 @@ void tile(const BinaryTile& t, int64_t at) {
 #pragma GCC unroll 8
     for (int k = 0; k < 8; ++k) {
       const __m512i sign = _mm512_set1_epi32(static_cast<int>(w[k]));
+      const __m512i mask = masked ? _mm512_set1_epi32(static_cast<int>(w[8 + k])) : sign;
 #pragma GCC unroll 3
       for (int v = 0; v < V; ++v) {
-        count[k][v] = _mm512_add_epi16(count[k][v], _mm512_popcnt_epi16(_mm512_xor_si512(x[v], sign)));
+        count[k][v] = _mm512_add_epi16(count[k][v], _mm512_popcnt_epi16(differ<masked>(x[v], sign, mask)));
       }
     }
   }
   finish<V>(t, at, count);
 }
 
+template <bool masked>
 void run(const BinaryTile& t) {
   int64_t at = 0;
-  for (; at + (kMost - 1) * kUnits < t.pixels; at += kMost * kUnits) tile<kMost>(t, at);
+  for (; at + (kMost - 1) * kUnits < t.pixels; at += kMost * kUnits) tile<kMost, masked>(t, at);
   if (at + kUnits < t.pixels) {
-    tile<2>(t, at);
+    tile<2, masked>(t, at);
   } else if (at < t.pixels) {
-    tile<1>(t, at);
+    tile<1, masked>(t, at);
   }
 }
 
@@ -117,6 +131,7 @@ void binarize(const float* x, int64_t stride, int channels, int64_t pixels, cons
 
 }  // namespace
 
-extern const BinaryKernel binary_avx512 = {16, 2, 1, kMost * kUnits, 32, fold, run, floats, binarize};
+extern const BinaryKernel binary_avx512 = {16, 2, 1, kMost * kUnits, 32, fold<false>, run<false>, floats, binarize};
+extern const BinaryKernel ternary_avx512 = {16, 2, 1, kMost * kUnits, 64, fold<true>, run<true>, floats, binarize};
 
 }  // namespace lilliput

@@ -47,6 +47,17 @@ void check(int status) {
   }
 }
 
+// Work that needs nothing of Python's.
+template <class Work>
+void unlocked(Work work) {
+  int status;
+  {
+    nb::gil_scoped_release free;
+    status = work();
+  }
+  check(status);
+}
+
 template <class T>
 const T* sized(const Input<T>& array, int64_t size) {
   if (static_cast<int64_t>(array.size()) != size) throw nb::value_error("an array of another size");
@@ -69,17 +80,20 @@ int64_t bytes_for(int64_t signs) { return (signs + 7) / 8; }
 class Binary {
  public:
   Binary(const Numbers& numbers, int32_t pad, const Input<uint8_t>& weight, const Maybe<float>& scale, const Maybe<float>& bias,
-         const Maybe<int32_t>& least, const Maybe<uint8_t>& flip, const std::optional<std::string>& kernel)
+         const Maybe<int32_t>& least, const Maybe<uint8_t>& flip, const std::optional<std::string>& kernel,
+         const Maybe<uint8_t>& mask)
       : conv_(conv_of(numbers)), bits_(least.has_value()) {
     check(lilliput_conv_check(&conv_));
     const int64_t taps = static_cast<int64_t>(conv_.kernel[0]) * conv_.kernel[1];
+    const int64_t packed = conv_.out * bytes_for(conv_.in / conv_.groups) * taps;
     const lilliput_binary_layer layer{conv_,
                                       pad,
-                                      sized(weight, conv_.out * bytes_for(conv_.in / conv_.groups) * taps),
+                                      sized(weight, packed),
                                       sized(scale, conv_.out),
                                       sized(bias, conv_.out),
                                       sized(least, conv_.out),
-                                      sized(flip, conv_.out)};
+                                      sized(flip, conv_.out),
+                                      sized(mask, packed)};
     lilliput_binary* made = nullptr;
     check(lilliput_binary_new(&layer, chars(kernel), &made));
     layer_.reset(made);
@@ -87,14 +101,14 @@ class Binary {
 
   std::string kernel() const { return lilliput_binary_kernel(layer_.get()); }
 
-  void floats(int64_t batch, const Input<uint8_t>& x, const Output<float>& out) const {
+  void floats(int64_t batch, const Input<uint8_t>& x, const Output<float>& out, int threads) const {
     if (bits_) throw nb::value_error("this layer writes bits");
-    run(batch, x, sized_out(out, batch * conv_.out * image()));
+    run(batch, x, sized_out(out, batch * conv_.out * image()), threads);
   }
 
-  void bits(int64_t batch, const Input<uint8_t>& x, const Output<uint8_t>& out) const {
+  void bits(int64_t batch, const Input<uint8_t>& x, const Output<uint8_t>& out, int threads) const {
     if (!bits_) throw nb::value_error("this layer writes floats");
-    run(batch, x, sized_out(out, batch * bytes_for(conv_.out) * image()));
+    run(batch, x, sized_out(out, batch * bytes_for(conv_.out) * image()), threads);
   }
 
  private:
@@ -104,14 +118,9 @@ class Binary {
 
   int64_t image() const { return lilliput_conv_output(&conv_, 0) * lilliput_conv_output(&conv_, 1); }
 
-  void run(int64_t batch, const Input<uint8_t>& x, void* out) const {
+  void run(int64_t batch, const Input<uint8_t>& x, void* out, int threads) const {
     const uint8_t* from = sized(x, batch * bytes_for(conv_.in) * conv_.height * conv_.width);
-    int status;
-    {
-      nb::gil_scoped_release free;
-      status = lilliput_binary_run(layer_.get(), batch, from, out);
-    }
-    check(status);
+    unlocked([&] { return lilliput_binary_run(layer_.get(), batch, from, out, threads); });
   }
 
   lilliput_conv conv_;
@@ -137,15 +146,10 @@ class Sparse {
 
   std::string kernel() const { return lilliput_sparse_kernel(layer_.get()); }
 
-  void floats(int64_t batch, const Input<float>& x, const Output<float>& out) const {
+  void floats(int64_t batch, const Input<float>& x, const Output<float>& out, int threads) const {
     const float* from = sized(x, batch * conv_.in * conv_.height * conv_.width);
     float* to = sized_out(out, batch * conv_.out * lilliput_conv_output(&conv_, 0) * lilliput_conv_output(&conv_, 1));
-    int status;
-    {
-      nb::gil_scoped_release free;
-      status = lilliput_sparse_run(layer_.get(), batch, from, to);
-    }
-    check(status);
+    unlocked([&] { return lilliput_sparse_run(layer_.get(), batch, from, to, threads); });
   }
 
  private:
@@ -162,12 +166,7 @@ void binarize(int64_t batch, int32_t channels, int64_t pixels, const Input<float
   const float* from = sized(x, batch * channels * pixels);
   uint8_t* to = sized_out(out, batch * bytes_for(channels) * pixels);
   const float* bounds = sized(least, channels);
-  int status;
-  {
-    nb::gil_scoped_release free;
-    status = lilliput_binarize(from, batch, channels, pixels, bounds, chars(kernel), to);
-  }
-  check(status);
+  unlocked([&] { return lilliput_binarize(from, batch, channels, pixels, bounds, chars(kernel), to); });
 }
 
 std::vector<std::tuple<std::string, std::string, bool>> kernel_rows() {
@@ -189,16 +188,16 @@ void bind_layers(nb::module_& m) {
         nb::arg("out"), nb::arg("kernel").none(), "Fill `out` with the signs of floats.");
   nb::class_<Binary>(m, "Binary", "A binary convolution, packed for this processor.")
       .def(nb::init<const Numbers&, int32_t, const Input<uint8_t>&, const Maybe<float>&, const Maybe<float>&, const Maybe<int32_t>&,
-                    const Maybe<uint8_t>&, const std::optional<std::string>&>(),
+                    const Maybe<uint8_t>&, const std::optional<std::string>&, const Maybe<uint8_t>&>(),
            nb::arg("conv"), nb::arg("pad"), nb::arg("weight"), nb::arg("scale").none(), nb::arg("bias").none(),
-           nb::arg("least").none(), nb::arg("flip").none(), nb::arg("kernel").none())
+           nb::arg("least").none(), nb::arg("flip").none(), nb::arg("kernel").none(), nb::arg("mask").none() = nb::none())
       .def_prop_ro("kernel", &Binary::kernel)
-      .def("floats", &Binary::floats)
-      .def("bits", &Binary::bits);
+      .def("floats", &Binary::floats, nb::arg("batch"), nb::arg("x"), nb::arg("out"), nb::arg("threads") = 1)
+      .def("bits", &Binary::bits, nb::arg("batch"), nb::arg("x"), nb::arg("out"), nb::arg("threads") = 1);
   nb::class_<Sparse>(m, "Sparse", "A sparse convolution, packed for this processor.")
       .def(nb::init<const Numbers&, const Input<int32_t>&, const Input<int32_t>&, const Input<float>&, const Maybe<float>&,
                     const std::optional<std::string>&>(),
            nb::arg("conv"), nb::arg("rows"), nb::arg("columns"), nb::arg("values"), nb::arg("bias").none(), nb::arg("kernel").none())
       .def_prop_ro("kernel", &Sparse::kernel)
-      .def("floats", &Sparse::floats);
+      .def("floats", &Sparse::floats, nb::arg("batch"), nb::arg("x"), nb::arg("out"), nb::arg("threads") = 1);
 }

@@ -32,8 +32,8 @@ struct BinaryKernel {
   int multiple;       // steps are filled up to a multiple of this with steps that count nothing
   int64_t slack;      // pixels that a tile may run on by
   int64_t fold_bytes; // of eight channels' weights, for each step
-  // codes[k * steps + s]: the signs of output channel k at step s.
-  void (*fold)(const uint16_t* codes, int64_t steps, void* weights);
+  // codes[k * steps + s]: the signs of output channel k at step s; masks: which of them are not 0 (read by ternary rows alone).
+  void (*fold)(const uint16_t* codes, const uint16_t* masks, int64_t steps, void* weights);
   void (*run)(const BinaryTile& tile);
   // out[i] = dots[i] * scale (+ *bias), each rounded once.
   void (*floats)(const int16_t* dots, int64_t count, float scale, const float* bias, float* out);
@@ -41,30 +41,46 @@ struct BinaryKernel {
   void (*binarize)(const float* x, int64_t stride, int channels, int64_t pixels, const float* least, uint8_t* out);
 };
 
-// All outputs of one image: out[o] = bias[o] + sum over its non-zeros of value * planes[i + offset]. Non-zeros are taken in
-// `parts`, each of so few channels that what a block of pixels reads of them stays in the nearest cache.
+// A weight that is not zero, and how far from an output's flat pixel the pixels lie that it multiplies.
+struct SparseWeight {
+  int32_t offset;
+  float value;
+};
+
+// A block of one image: out[o] = bias[o] + sum over its non-zeros of value * planes[i + offset]. Non-zeros are taken in `parts`,
+// each of so few channels that what a block of pixels reads of them stays in the nearest cache.
 struct SparseTile {
   const float* planes;
   int64_t parts;
-  const int64_t* rows;       // [parts * outputs + 1] into the two below: part by part, output by output
-  const int32_t* offsets;
-  const float* values;
+  const int64_t* rows;       // [parts * outputs + 1] into the weights: part by part, output by output
+  const SparseWeight* weights;
   const float* bias;         // or null
   int64_t outputs;
-  int64_t pixels;            // flat; nothing is read or written beyond them
+  int64_t first, last;       // of the outputs, those to compute
+  int64_t at, registers;     // the block's first pixel, and how many registers of pixels it has
+  int64_t pixels;            // of the image, flat; reads may run on to a whole register
   int64_t pitch, width;      // of a flat row, and how many of its pixels are output
   float* out;                // [outputs][plane]
   int64_t plane;
-  float* sums;               // [outputs][kBlock], aligned, to keep between parts
+  float* sums;               // [last - first][registers], aligned, to keep between parts
 };
 
-constexpr int64_t kBlock = 128;  // no block has more pixels
+// How an image is copied into planes, where rows lie as in the image but further apart.
+struct SparseCopy {
+  int64_t channels, height, width;
+  int64_t lead, pitch, size;  // zeros before the first row, from a row to the next, of a plane
+};
 
 struct SparseKernel {
+  int lanes;  // floats in a register
+  int most;   // registers in a block, at most; 0: it takes no blocks
+  // Writes up to fifteen zeros beyond a plane. Null: pixel by pixel.
+  void (*fill)(const SparseCopy& copy, const float* from, float* to);
   void (*run)(const SparseTile& tile);
 };
 
 #define LILLIPUT_FAMILY_binary BinaryKernel
+#define LILLIPUT_FAMILY_ternary BinaryKernel
 #define LILLIPUT_FAMILY_sparse SparseKernel
 #define LILLIPUT_KERNEL(family, name, needs) extern const LILLIPUT_FAMILY_##family family##_##name;
 #include "kernels.inc"

@@ -1,6 +1,7 @@
 #include "ort_layers.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 
@@ -70,6 +71,16 @@ void sized(size_t size, int64_t expected, const char* what) {
   if (static_cast<int64_t>(size) == expected) return;
   const std::string name = std::string("input `") + what + "`";
   fail(name + " has " + std::to_string(size) + " elements where " + std::to_string(expected) + " belong");
+}
+
+// How many threads a node may use: what $LILLIPUT_THREADS says, else the one that calls it.
+int threads_told() {
+  const char* told = std::getenv("LILLIPUT_THREADS");
+  if (told == nullptr || *told == '\0') return 1;
+  char* end = nullptr;
+  const long threads = std::strtol(told, &end, 10);
+  if (*end != '\0' || threads < 1 || threads > 1024) fail(std::string("$LILLIPUT_THREADS is `") + told + "`, and a number from 1 on belongs there");
+  return static_cast<int>(threads);
 }
 
 void check(int status) {
@@ -206,17 +217,18 @@ struct Binary : Node {
     const int64_t rows = lilliput_conv_output(&conv, 0), columns = lilliput_conv_output(&conv, 1);
     const int64_t channels = writes_bits ? (conv.out + 7) / 8 : conv.out;
     void* to = output(api, context, {shape[0], channels, rows, columns});
-    check(lilliput_binary_run(&layer, shape[0], static_cast<const uint8_t*>(x.data), to));
+    check(lilliput_binary_run(&layer, shape[0], static_cast<const uint8_t*>(x.data), to, threads));
   }
 
   std::shared_ptr<lilliput_binary> make(const lilliput_conv& conv) const {
-    const lilliput_binary_layer layer{conv, pad, weight.data(), or_null(scale), or_null(bias), or_null(least), or_null(flip)};
+    const lilliput_binary_layer layer{conv, pad, weight.data(), or_null(scale), or_null(bias), or_null(least), or_null(flip), nullptr};
     lilliput_binary* made = nullptr;
     check(lilliput_binary_new(&layer, nullptr, &made));
     return {made, lilliput_binary_free};
   }
 
   Api api;
+  int threads = threads_told();
   Window window;
   bool writes_bits;
   int32_t pad = 0;
@@ -267,10 +279,11 @@ struct SparseConv : Node {
     const auto& layer = packed.at(shape[2], shape[3], [&] { return weight.make(conv); });
     float* to = static_cast<float*>(
         output(api, context, {shape[0], conv.out, lilliput_conv_output(&conv, 0), lilliput_conv_output(&conv, 1)}));
-    check(lilliput_sparse_run(&layer, shape[0], static_cast<const float*>(x.data), to));
+    check(lilliput_sparse_run(&layer, shape[0], static_cast<const float*>(x.data), to, threads));
   }
 
   Api api;
+  int threads = threads_told();
   Window window;
   NonZeros weight;
   Packed<lilliput_sparse> packed;
@@ -300,13 +313,13 @@ struct SparseLinear : Node {
       const int32_t outputs = narrow(weight.outputs(), "rows"), width = static_cast<int32_t>(rows);
       return weight.make({inputs, outputs, 1, 1, width, {1, 1}, {1, 1}, {0, 0}, {1, 1}});
     });
-    if (rows == 1) return check(lilliput_sparse_run(&layer, 1, x, to));
+    if (rows == 1) return check(lilliput_sparse_run(&layer, 1, x, to, threads));
     const int64_t outputs = weight.outputs();
     std::vector<float> across(static_cast<size_t>(inputs * rows)), made(static_cast<size_t>(outputs * rows));
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < inputs; ++c) across[static_cast<size_t>(c * rows + r)] = x[r * inputs + c];
     }
-    check(lilliput_sparse_run(&layer, 1, across.data(), made.data()));
+    check(lilliput_sparse_run(&layer, 1, across.data(), made.data(), threads));
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t o = 0; o < outputs; ++o) to[r * outputs + o] = made[static_cast<size_t>(o * rows + r)];
     }
@@ -314,6 +327,7 @@ struct SparseLinear : Node {
 
   static constexpr int64_t kRows = 1024;
   Api api;
+  int threads = threads_told();
   NonZeros weight;
   int32_t inputs = 0;
   Packed<lilliput_sparse> packed;

@@ -47,16 +47,15 @@ int64_t reference_dot(const lilliput_binary_layer& layer, const uint8_t* x, int6
       const int64_t x0 = ox * c.stride[1] + kx * c.dilation[1] - c.padding[1];
       const bool inside = y >= 0 && y < c.height && x0 >= 0 && x0 < c.width;
       if (!inside && layer.pad == 0) continue;
-      int64_t differ = 0;
       for (int64_t j = 0; j < bytes; ++j) {
-        const unsigned valid = (1u << std::min<int64_t>(8, channels - 8 * j)) - 1;
-        const unsigned w = layer.weight[(o * bytes + j) * taps + ky * c.kernel[1] + kx];
+        const int64_t at = (o * bytes + j) * taps + ky * c.kernel[1] + kx;
+        const unsigned mask = layer.mask == nullptr ? 255 : layer.mask[at];
+        const unsigned valid = ((1u << std::min<int64_t>(8, channels - 8 * j)) - 1) & mask, w = layer.weight[at];
         unsigned a = layer.pad > 0 ? 255 : 0;
         if (inside && aligned) a = x[(group * channels / 8 + j) * image + y * c.width + x0];
         if (inside && !aligned) a = group_byte(c, x, group, j, y * c.width + x0);
-        differ += kOnes.of[(a ^ w) & valid];
+        dot += kOnes.of[valid] - 2 * kOnes.of[(a ^ w) & valid];
       }
-      dot += channels - 2 * differ;
     }
   }
   return dot;
@@ -91,14 +90,11 @@ void binarize(const float* x, int64_t stride, int channels, int64_t pixels, cons
 }
 
 void sparse(const SparseTile& t) {
-  for (int64_t o = 0; o < t.outputs; ++o) {
+  for (int64_t o = t.first; o < t.last; ++o) {
     for (int64_t i = 0; i < t.pixels; ++i) {
       if (i % t.pitch >= t.width) continue;
       float sum = t.bias == nullptr ? 0.0f : t.bias[o];
-      for (int64_t part = 0; part < t.parts; ++part) {
-        const int64_t* row = t.rows + part * t.outputs + o;
-        for (int64_t k = row[0]; k < row[1]; ++k) sum += t.values[k] * t.planes[i + t.offsets[k]];
-      }
+      for (int64_t k = t.rows[o]; k < t.rows[o + 1]; ++k) sum += t.weights[k].value * t.planes[i + t.weights[k].offset];
       t.out[o * t.plane + i / t.pitch * t.width + i % t.pitch] = sum;
     }
   }
@@ -108,6 +104,7 @@ void sparse(const SparseTile& t) {
 
 // Without `run`: binary.cc calls `reference_binary` instead, which needs no planes.
 extern const BinaryKernel binary_portable = {8, 1, 1, 0, 0, nullptr, nullptr, nullptr, binarize};
-extern const SparseKernel sparse_portable = {sparse};
+extern const BinaryKernel ternary_portable = {8, 1, 1, 0, 0, nullptr, nullptr, nullptr, binarize};
+extern const SparseKernel sparse_portable = {1, 0, nullptr, sparse};
 
 }  // namespace lilliput

@@ -26,8 +26,9 @@ int lilliput_sparse_new(const lilliput_sparse_layer* layer, const char* kernel, 
 void lilliput_sparse_free(lilliput_sparse* layer);
 const char* lilliput_sparse_kernel(const lilliput_sparse* layer);
 
-// x: [batch][in][height][width], out: [batch][out][height][width]. Any number of threads may run one layer at a time.
-int lilliput_sparse_run(const lilliput_sparse* layer, int64_t batch, const float* x, float* out);
+// x: [batch][in][height][width], out: [batch][out][height][width]. Computed by up to `threads` threads, bit-equal for any
+// number of them. Any number of threads may call this for one layer at a time.
+int lilliput_sparse_run(const lilliput_sparse* layer, int64_t batch, const float* x, float* out, int threads);
 
 #ifdef __cplusplus
 }
