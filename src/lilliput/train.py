@@ -22,9 +22,10 @@ from lilliput.config import Config, config
 from lilliput.core import state
 from lilliput.core.callback import Callback
 from lilliput.data import Task
-from lilliput.distill import Distillation, Scene
-from lilliput.distill.lesson import Ensemble, Lesson, places_of
+from lilliput.distill import Distillation
+from lilliput.distill.lesson import Ensemble, places_of
 from lilliput.errors import ConfigError, TrainError
+from lilliput.guest import Guest
 from lilliput.measure.accuracy import accuracy
 
 Event = dict[str, Any]
@@ -259,11 +260,9 @@ class _Run:
         self.plain = copy.deepcopy(job.model).train()
         self.layout = _layout(fabric.device)
         self.plain = self._placed(self.plain)
-        steps = self.fit.epochs * (len(job.task.train) // self.fit.batch_size)
-        self.lesson = self._lesson(steps)
-        learned = self.lesson.parameters() if self.lesson else ()
+        self.guest = self._guest(len(job.task.train) // self.fit.batch_size)
         optimizer = torch.optim.SGD(
-            _parameter_groups([*self.plain.parameters(), *learned], self.fit.weight_decay),
+            _parameter_groups([*self.plain.parameters(), *self.guest.parameters()], self.fit.weight_decay),
             lr=self.fit.lr,
             momentum=self.fit.momentum,
             nesterov=self.fit.momentum > 0,
@@ -275,28 +274,27 @@ class _Run:
             self.plain.load_state_dict(stored["model"])
             self.epoch, self.history = stored["epoch"], stored["history"]
         self.model, self.optimizer = fabric.setup(self.plain, optimizer)
-        self.active = [callback.begin(self.plain, steps, job.seed) for callback in self.fit.callbacks]
+        self.guest.begin()
         if stored is not None:
             optimizer.load_state_dict(stored["optimizer"])
-            for active, kept in zip(self.active, stored.get("callbacks", ()), strict=True):
-                active.load_state(kept)
-            if self.lesson is not None:
-                self.lesson.load_state(stored["lesson"])
+            self.guest.load_state({"step": self.epoch * (self.guest.steps // self.fit.epochs), **stored})
 
     def _placed(self, model: nn.Module) -> nn.Module:
         """The model on this process's device, in the layout that is fastest there."""
         return model.to(self.fabric.device).to(memory_format=self.layout)  # type: ignore[call-overload,no-any-return]
 
-    def _lesson(self, steps: int) -> Lesson | None:
-        """The distillation, with a teacher of this process's own."""
-        job, loss = self.job, self.fit.distill
-        if loss is None or job.teacher is None:
-            return None
-        scene = Scene(self.plain, self._placed(copy.deepcopy(job.teacher)), job.task, job.seed)
-        lesson = Lesson(loss, scene, steps=steps, autocast=self.fabric.autocast)
-        if self.fit.cache_teacher:
-            lesson.remember(augment=self.fit.augment, channels_last=self.layout is torch.channels_last)
-        return lesson
+    def _guest(self, steps: int) -> Guest:
+        """Callbacks and distillation, with a teacher of this process's own, for so many steps an epoch."""
+        job, fit = self.job, self.fit
+        guest = Guest(
+            self.plain, steps=fit.epochs * steps, callbacks=fit.callbacks, distill=fit.distill, teacher=job.teacher,
+            task=job.task, seed=job.seed, autocast=self.fabric.autocast,
+        )  # fmt: skip
+        if guest.lesson is not None:
+            self._placed(guest.lesson.teacher)
+            if fit.cache_teacher:
+                guest.lesson.remember(augment=fit.augment, channels_last=self.layout is torch.channels_last)
+        return guest
 
     def train_epoch(self, epoch: int) -> None:
         """One pass over the training split."""
@@ -318,7 +316,7 @@ class _Run:
             rate = self.fit.rate((epoch * steps + step) / (self.fit.epochs * steps))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss = self.step(x, y, places_of(batches, step), epoch * steps + step)
+            loss = self.step(x, y, places_of(batches, step))
             if not math.isfinite(loss):
                 raise TrainError(
                     f"the loss is {loss} at epoch {epoch + 1}, step {step + 1}, learning rate {rate:.3g}. Lower `lr`."
@@ -333,24 +331,17 @@ class _Run:
         self.loss /= steps
         self.seconds = time.perf_counter() - start
 
-    def step(self, x: Tensor, y: Tensor, places: Tensor, number: int) -> float:
-        """Update number `number` of all, with the images at these places of the training split; the loss of the batch."""
+    def step(self, x: Tensor, y: Tensor, places: Tensor) -> float:
+        """One update, with the images at these places of the training split; the loss of the batch."""
         outputs = self.model(x)
-        loss = self.job.task.loss(outputs, y)
-        if self.lesson is not None:
-            loss = self.lesson.total(x, outputs, y, loss, places, number)
-        for active in self.active:
-            more = active.loss(x, outputs, y)
-            loss = loss if more is None else loss + more
+        loss = self.guest.loss(x, outputs, y, self.job.task.loss(outputs, y), places)
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        if self.lesson is not None and self.fabric.world_size > 1:
-            self.lesson.average(self.fabric.all_reduce)
-        for active in self.active:
-            active.before_step(number)
+        if self.guest.lesson is not None and self.fabric.world_size > 1:
+            self.guest.lesson.average(self.fabric.all_reduce)
+        self.guest.before_step()
         self.optimizer.step()
-        for active in self.active:
-            active.after_step(number)
+        self.guest.after_step()
         with torch.no_grad():
             self.seen += len(y)
             self.correct += float(self.job.task.metric(outputs, y)) * len(y)
@@ -363,8 +354,7 @@ class _Run:
         """
         fabric = self.fabric
         if epoch + 1 == self.fit.epochs:
-            for active in self.active:
-                active.end()
+            self.guest.end()
         if fabric.world_size > 1:
             for buffer in self.plain.buffers():
                 if buffer.is_floating_point():
@@ -378,8 +368,7 @@ class _Run:
             }  # fmt: skip
             self.history.append(row)
             kept = {"model": self.plain.state_dict(), "optimizer": self.optimizer.state_dict()}
-            kept["callbacks"] = [active.state() for active in self.active]
-            kept["lesson"] = self.lesson.state() if self.lesson is not None else {}
+            kept |= self.guest.state()
             state.write(self.path, {**kept, "epoch": epoch + 1, "history": self.history})
             if self.job.watch is not None:
                 self.job.watch(row)

@@ -54,16 +54,21 @@ class Lesson:
         for module in self.modules():
             yield from module.parameters()
 
-    def total(self, x: Tensor, outputs: Tensor, targets: Tensor, hard: Tensor, places: Tensor, step: int) -> Tensor:
-        """The scalar to minimise for a batch on which the student has just run; `places` are its images in the split."""
+    def total(self, x: Tensor, outputs: Tensor, targets: Tensor, hard: Tensor, places: Tensor | None, step: int) -> Tensor:
+        """The scalar to minimise for a batch on which the student has just run; `places` are its images in the split.
+
+        They may be unknown where neither the loss nor `remember` needs them.
+        """
         student = Seen(outputs, self.ours.take())
         peer, teacher = self._taught(x, places)
         turn = Turn(student, teacher, targets, hard, self.task.loss, step / max(self.steps, 1), step, places, peer)
         return self.loss.total(self.part, turn)
 
-    def _taught(self, x: Tensor, places: Tensor) -> tuple[Tensor | None, Seen]:
+    def _taught(self, x: Tensor, places: Tensor | None) -> tuple[Tensor | None, Seen]:
         """The outputs of a peer, and what the teacher says without a gradient."""
         if self.remembered:
+            if places is None:
+                raise ConfigError("what the teacher said is remembered by image: give the `places` of each batch in the split")
             known = {site: kept[places] for site, kept in self.remembered.items()}
             return None, Seen(known.pop(OUTPUTS), known)
         if self.peer:
