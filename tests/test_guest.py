@@ -140,6 +140,6 @@ def test_one_optimizer_without_a_closure() -> None:
     guest.join(optimizer)
     with pytest.raises(ConfigError, match="one optimizer"):
         guest.join(torch.optim.SGD(model.parameters(), lr=0.1))
-    with pytest.raises(ConfigError, match="no gradients before it begins"):
+    with pytest.raises(ConfigError, match="begins without gradients"):
         optimizer.step(lambda: 1.0)
     assert guest.step == 0
