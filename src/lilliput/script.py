@@ -21,6 +21,8 @@ from typing import Any
 
 from lilliput.errors import LilliputError, ModelError, WorkError
 
+# `timm:resnet18` is a network of that package (zoo/libraries), not a function of it.
+LIBRARIES = ("timm", "torchvision")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -31,7 +33,12 @@ def is_code(text: str) -> bool:
     [True, True, False, False]
     """
     place, colon, function = text.rpartition(":")
-    return bool(colon) and function.isidentifier() and (place.endswith(".py") or bool(_MODULE.fullmatch(place)))
+    return (
+        bool(colon)
+        and place not in LIBRARIES
+        and function.isidentifier()
+        and (place.endswith(".py") or bool(_MODULE.fullmatch(place)))
+    )
 
 
 def call(text: str, fault: type[WorkError] = ModelError, **arguments: Any) -> Any:

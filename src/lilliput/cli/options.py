@@ -16,7 +16,10 @@ app = typer.Typer(
 
 Model = Annotated[
     str,
-    typer.Argument(help="A zoo name (`resnet20`, `mobilenet_v1:width=0.5`), `file.py:function`, a `.lil` or a `.pt2`."),
+    typer.Argument(
+        help="A zoo name (`resnet20`, `mobilenet_v1:width=0.5`), `timm:NAME`, `torchvision:NAME:classes=10`, "
+        "`file.py:function`, a `.lil` or a `.pt2`."
+    ),
 ]
 Data = Annotated[
     str,
@@ -25,7 +28,7 @@ Data = Annotated[
         help="`digits`, `fashion-mnist`, `cifar10`, a folder or `.zip` of train|test/CLASS/IMAGE, or `file.py:function`.",
     ),
 ]
-Weights = Annotated[Path | None, typer.Option(help="Weights for the model: safetensors or a state-dict checkpoint.")]
+Weights = Annotated[Path | None, typer.Option(help="Weights: safetensors, a state-dict checkpoint, or `pretrained`.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Run the code that a `.lil` names as its architecture.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads the runtime may use.")]

@@ -210,6 +210,13 @@ def rounded(network: Any, data: str, out: Path, size: str | None, drop: float | 
 def need_weights(model: str, weights: Path | None, pretrain: int) -> None:
     from lilliput.opening import is_fresh
     from lilliput.zoo import architectures
+    from lilliput.zoo.libraries import is_library
 
-    if weights is None and not pretrain and is_fresh(model) and model.partition(":")[0] in architectures:
-        raise UsageError(f"{model} has no trained weights: give `--weights FILE`, or `--pretrain EPOCHS` to train it first")
+    if weights is None and not pretrain and is_fresh(model):
+        if is_library(model):
+            raise UsageError(
+                f"{model} has fresh weights: give `--weights pretrained` for those its library publishes, `--weights FILE`, or "
+                "`--pretrain EPOCHS` to train it first"
+            )
+        if model.partition(":")[0] in architectures:
+            raise UsageError(f"{model} has no trained weights: give `--weights FILE`, or `--pretrain EPOCHS` to train it first")

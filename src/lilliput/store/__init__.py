@@ -9,6 +9,6 @@ from lilliput.store.account import Row, account  # noqa: E402
 from lilliput.store.codec import Codec, codecs  # noqa: E402
 from lilliput.store.file import load, read_record, save  # noqa: E402
 from lilliput.store.rebuild import factory, rebuild  # noqa: E402
-from lilliput.store.weights import load_weights  # noqa: E402
+from lilliput.store.weights import fill, load_weights  # noqa: E402
 
-__all__ = ["Codec", "Row", "account", "codecs", "factory", "load", "load_weights", "read_record", "rebuild", "save"]
+__all__ = ["Codec", "Row", "account", "codecs", "factory", "fill", "load", "load_weights", "read_record", "rebuild", "save"]

@@ -23,6 +23,7 @@ from lilliput.store.quantized import decode_weights, encode_weights
 from lilliput.store.rebuild import skeleton
 from lilliput.store.sections import CODERS, blame, pack, unpack
 from lilliput.store.tensors import Stored, stored
+from lilliput.zoo import libraries
 
 EDITS = 1 << 13
 KEPT = 1 << 22  # channels that all resizes together may name
@@ -72,6 +73,8 @@ def load(source: Source, *, trust: bool = False) -> nn.Module:
         content = read(source)
         with blame(START.size):
             kept = _record_of(content.header.record, trust)
+        if libraries.is_library(kept.architecture):
+            libraries.require(str(kept.architecture))  # that a package is missing is no fault of the file
         runs_code = trust and script.is_code(kept.architecture or "")
         with nullcontext() if runs_code else blame(START.size):  # what the user's code raises is no fault of the file
             model = skeleton(kept, trust=trust)

@@ -16,6 +16,7 @@ from lilliput.core.perform import perform
 from lilliput.core.record import Record, attach
 from lilliput.errors import FormatError, LilliputError, ModelError, UnknownName
 from lilliput.store.guard import Guard
+from lilliput.zoo import libraries
 from lilliput.zoo.catalog import architectures, create
 
 LARGEST = 1 << 28  # elements of an architecture before its edits: a gigabyte of float32
@@ -26,12 +27,15 @@ EDITED = 1 << 30  # elements that all edits together may make where they cost me
 def factory(text: str, trust: bool) -> Callable[[], nn.Module]:
     """What builds the network of an architecture text.
 
-    The text is a spelling of the zoo (`resnet20:width=0.5`), or `path/file.py:function` or `package.module:function`:
-    code of the user's, which is run only with `trust` and is else a `FormatError`. Anything else is an `UnknownName`.
+    The text is a spelling of the zoo (`resnet20:width=0.5`), a network of a library (`timm:NAME`, `torchvision:NAME`), or
+    `path/file.py:function` or `package.module:function`: code of the user's, which is run only with `trust` and is else a
+    `FormatError`. Anything else is an `UnknownName`.
     """
     name = text.partition(":")[0]
     if name in architectures:
         return partial(create, text)
+    if libraries.is_library(text):
+        return partial(libraries.build, text)
     if not script.is_code(text):
         raise UnknownName("architecture", name, architectures)
     if not trust:

@@ -28,11 +28,16 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     `num_batches_tracked` is no fault. Raises `ModelError` for the first tensor that does not fit, before copying any.
     """
     with at(str(path)):
-        found = _unwrapped(_read(Path(path)), model)
-        own = model.state_dict(keep_vars=True)
-        _check(own, found)
-        with torch.no_grad():
-            model.load_state_dict({**own, **found})
+        return fill(model, _read(Path(path)))
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Any]) -> nn.Module:
+    """Copy tensors by name into a model, in place, as `load_weights` does, and return it."""
+    found = _unwrapped(tensors, model)
+    own = model.state_dict(keep_vars=True)
+    _check(own, found)
+    with torch.no_grad():
+        model.load_state_dict({**own, **found})
     return model
 
 
