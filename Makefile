@@ -8,7 +8,7 @@ INSTALLED_FROM = pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*
 ONE = OMP_NUM_THREADS=1
 
 .DELETE_ON_ERROR:
-.PHONY: help run test check docs bench bench-peers fuzz fuzz-native clean
+.PHONY: help run test check docs bench bench-peers ort-versions fuzz fuzz-native test-sanitized test-arm clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -35,11 +35,14 @@ bench: .venv/installed ## every claim of bench/*.py measured on this machine, al
 	  set -e; for script in bench/*.py; do echo "$$script"; $(BIN)/python "$$script"; done; \
 	else echo 'There is no script in bench, so there is nothing to measure.'; fi
 
-bench-peers: .bench-venv/installed ## the same jobs done by other tools (bench/coverage.py, bench/peers/*.py), in .bench-venv
+bench-peers: .bench-venv/installed .bench-venv-tf/installed ## the same jobs done by other tools (bench/coverage.py, bench/peers/*.py), in .bench-venv
 	@.bench-venv/bin/python bench/coverage.py
 	@if ls bench/peers/*.py > /dev/null 2>&1; then \
 	  set -e; for script in bench/peers/*.py; do echo "$$script"; .bench-venv/bin/python "$$script"; done; \
 	else echo 'There is no script in bench/peers, so there is nothing to compare with.'; fi
+
+ort-versions: .venv/installed ## our operations in the oldest and the newest ONNX Runtime that pip offers for this Python
+	@$(BIN)/python bench/ort_versions.py
 
 fuzz: .venv/installed ## the attacks on everything that reads bytes, with many more inputs
 	@if [ -d tests/attacks ]; then $(ONE) $(BIN)/python -m pytest -q --hypothesis-profile fuzz tests/attacks; \
@@ -55,6 +58,33 @@ fuzz-native: build/fuzz_codec ## the native decoder on INPUTS made-up inputs dra
 build/fuzz_codec: tests/fuzz_codec.cc csrc/codec.cc csrc/tables.cc $(wildcard csrc/*.h)
 	@mkdir -p build
 	@$(CXX) $(SANITIZED) tests/fuzz_codec.cc csrc/codec.cc csrc/tables.cc -o $@
+
+CASES ?= 100
+KERNELS = cpu conv kernels reference pool binary sparse int4
+X86_FLAGS = -DLILLIPUT_X86 -mavx2 -mfma -mavx512f -mavx512bw -mavx512bitalg -mavx512vnni -Wno-maybe-uninitialized
+ARM_CXX ?= aarch64-linux-gnu-g++
+ARM_RUN ?= qemu-aarch64-static
+
+test-sanitized: build/kernels-sanitized ## the native kernels against the portable ones on CASES shapes drawn from SEED, under sanitizers
+	@build/kernels-sanitized $(CASES) $(SEED)
+
+test-arm: ## the same for 64-bit ARM, cross-compiled, in an emulator
+	@if ! command -v $(ARM_CXX) > /dev/null; then echo 'SKIPPED: there is no $(ARM_CXX) to compile for 64-bit ARM (or ARM_CXX=...)'; \
+	elif ! command -v $(ARM_RUN) > /dev/null; then echo 'SKIPPED: there is no $(ARM_RUN) to run what is compiled (or ARM_RUN=...)'; \
+	else $(MAKE) --no-print-directory build/kernels-arm && $(ARM_RUN) build/kernels-arm $(CASES) $(SEED); fi
+
+# Every kernel of x86 with all flags at once: what matters here is what they read, not where they run.
+build/kernels-sanitized: tests/kernels.cc $(wildcard csrc/*.h csrc/*.cc csrc/*.inc)
+	@mkdir -p build/sanitized
+	@set -e; for file in $(KERNELS) $(if $(filter x86_64,$(shell uname -m)),$(foreach family,binary sparse int4,$(family)_avx2 $(family)_avx512)); do \
+	  case $$file in *_avx*) flags='$(X86_FLAGS)';; *) flags='$(if $(filter x86_64,$(shell uname -m)),-DLILLIPUT_X86)';; esac; \
+	  $(CXX) $(SANITIZED) -O0 -ffp-contract=off $$flags -c csrc/$$file.cc -o build/sanitized/$$file.o; done
+	@$(CXX) $(SANITIZED) tests/kernels.cc build/sanitized/*.o -pthread -o $@
+
+build/kernels-arm: tests/kernels.cc $(wildcard csrc/*.h csrc/*.cc csrc/*.inc)
+	@mkdir -p build
+	@$(ARM_CXX) -static -std=c++17 -O2 -ffp-contract=off -DLILLIPUT_ARM -Icsrc tests/kernels.cc \
+	  $(KERNELS:%=csrc/%.cc) csrc/binary_neon.cc csrc/sparse_neon.cc -pthread -o $@
 
 clean: ## removes what was built and measured; keeps the packages in .venv
 	@rm -rf build dist out site .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/installed* .bench-venv/installed
@@ -80,4 +110,10 @@ clean: ## removes what was built and measured; keeps the packages in .venv
 	@.bench-venv/bin/$(INSTALL) torch==2.13.0
 	@.bench-venv/bin/$(INSTALL) --editable .
 	@test ! -f bench/peers.txt || .bench-venv/bin/$(INSTALL) --no-deps --requirement bench/peers.txt  # they pin other PyTorches
+	@touch $@
+
+# TensorFlow 2.16 needs another NumPy than PyTorch, so what stands on it has an environment of its own.
+.bench-venv-tf/installed: bench/peers-tf.txt
+	@test -x .bench-venv-tf/bin/pip || $(PYTHON) -m venv .bench-venv-tf
+	@.bench-venv-tf/bin/pip install --quiet --quiet --disable-pip-version-check --no-deps --requirement bench/peers-tf.txt
 	@touch $@

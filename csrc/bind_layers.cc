@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "binary.h"
+#include "int4.h"
 #include "pace.h"
 #include "sparse.h"
 
@@ -128,6 +129,37 @@ class Binary {
   std::unique_ptr<lilliput_binary, Free> layer_;
 };
 
+class Int4 {
+ public:
+  Int4(const Numbers& numbers, int32_t zero, const Input<uint8_t>& weight, const Input<float>& scale, const Maybe<float>& bias,
+       const std::optional<std::string>& kernel)
+      : conv_(conv_of(numbers)) {
+    check(lilliput_conv_check(&conv_));
+    const int64_t taps = static_cast<int64_t>(conv_.kernel[0]) * conv_.kernel[1];
+    const int64_t packed = conv_.out * ((conv_.in / conv_.groups + 1) / 2) * taps;
+    const lilliput_int4_layer layer{conv_, zero, sized(weight, packed), sized(scale, conv_.out), sized(bias, conv_.out)};
+    lilliput_int4* made = nullptr;
+    check(lilliput_int4_new(&layer, chars(kernel), &made));
+    layer_.reset(made);
+  }
+
+  std::string kernel() const { return lilliput_int4_kernel(layer_.get()); }
+
+  void floats(int64_t batch, const Input<uint8_t>& x, const Output<float>& out, int threads) const {
+    const uint8_t* from = sized(x, batch * conv_.in * conv_.height * conv_.width);
+    float* to = sized_out(out, batch * conv_.out * lilliput_conv_output(&conv_, 0) * lilliput_conv_output(&conv_, 1));
+    unlocked([&] { return lilliput_int4_run(layer_.get(), batch, from, to, threads); });
+  }
+
+ private:
+  struct Free {
+    void operator()(lilliput_int4* layer) const { lilliput_int4_free(layer); }
+  };
+
+  lilliput_conv conv_;
+  std::unique_ptr<lilliput_int4, Free> layer_;
+};
+
 class Sparse {
  public:
   Sparse(const Numbers& numbers, const Input<int32_t>& rows, const Input<int32_t>& columns, const Input<float>& values,
@@ -190,10 +222,17 @@ void bind_layers(nb::module_& m) {
       .def(nb::init<const Numbers&, int32_t, const Input<uint8_t>&, const Maybe<float>&, const Maybe<float>&, const Maybe<int32_t>&,
                     const Maybe<uint8_t>&, const std::optional<std::string>&, const Maybe<uint8_t>&>(),
            nb::arg("conv"), nb::arg("pad"), nb::arg("weight"), nb::arg("scale").none(), nb::arg("bias").none(),
-           nb::arg("least").none(), nb::arg("flip").none(), nb::arg("kernel").none(), nb::arg("mask").none() = nb::none())
+           nb::arg("least").none(), nb::arg("flip").none(), nb::arg("kernel").none(),
+           nb::arg("mask").none() = nb::none())
       .def_prop_ro("kernel", &Binary::kernel)
       .def("floats", &Binary::floats, nb::arg("batch"), nb::arg("x"), nb::arg("out"), nb::arg("threads") = 1)
       .def("bits", &Binary::bits, nb::arg("batch"), nb::arg("x"), nb::arg("out"), nb::arg("threads") = 1);
+  nb::class_<Int4>(m, "Int4", "A convolution of bytes by weights of four bits, packed for this processor.")
+      .def(nb::init<const Numbers&, int32_t, const Input<uint8_t>&, const Input<float>&, const Maybe<float>&,
+                    const std::optional<std::string>&>(),
+           nb::arg("conv"), nb::arg("zero"), nb::arg("weight"), nb::arg("scale"), nb::arg("bias").none(), nb::arg("kernel").none())
+      .def_prop_ro("kernel", &Int4::kernel)
+      .def("floats", &Int4::floats, nb::arg("batch"), nb::arg("x"), nb::arg("out"), nb::arg("threads") = 1);
   nb::class_<Sparse>(m, "Sparse", "A sparse convolution, packed for this processor.")
       .def(nb::init<const Numbers&, const Input<int32_t>&, const Input<int32_t>&, const Input<float>&, const Maybe<float>&,
                     const std::optional<std::string>&>(),

@@ -79,9 +79,32 @@ struct SparseKernel {
   void (*run)(const SparseTile& tile);
 };
 
+// Some output channels of one image. Pixel i of the flat output sees, at step s, the unit `planes[i + offsets[s]]`.
+struct Int4Tile {
+  const void* planes;
+  const int32_t* offsets;
+  int64_t steps;
+  const int64_t* ends;    // the steps before which narrow sums are added to wide ones; the last is `steps`
+  const int8_t* weights;  // [step][output][channel of a unit]
+  int64_t pixels;         // flat; reads and writes may run on by `slack`
+  int32_t* sums;          // out: [output][row]
+  int64_t row;
+};
+
+struct Int4Kernel {
+  int channels;   // bytes in a unit
+  int outputs;    // of a tile
+  bool narrow;    // sums are 16 bits wide between flushes
+  int64_t slack;  // pixels that a tile may run on by
+  void (*run)(const Int4Tile& tile);
+  // out[i] = (sums[i] - less) * scale (+ *bias), each rounded once.
+  void (*floats)(const int32_t* sums, int64_t count, int32_t less, float scale, const float* bias, float* out);
+};
+
 #define LILLIPUT_FAMILY_binary BinaryKernel
 #define LILLIPUT_FAMILY_ternary BinaryKernel
 #define LILLIPUT_FAMILY_sparse SparseKernel
+#define LILLIPUT_FAMILY_int4 Int4Kernel
 #define LILLIPUT_KERNEL(family, name, needs) extern const LILLIPUT_FAMILY_##family family##_##name;
 #include "kernels.inc"
 #undef LILLIPUT_KERNEL

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "binary.h"
+#include "int4.h"
 #include "sparse.h"
 
 namespace ort {
@@ -79,7 +80,9 @@ int threads_told() {
   if (told == nullptr || *told == '\0') return 1;
   char* end = nullptr;
   const long threads = std::strtol(told, &end, 10);
-  if (*end != '\0' || threads < 1 || threads > 1024) fail(std::string("$LILLIPUT_THREADS is `") + told + "`, and a number from 1 on belongs there");
+  if (*end != '\0' || threads < 1 || threads > 1024) {
+    fail(std::string("$LILLIPUT_THREADS is `") + told + "`, and a number from 1 to 1024 belongs there");
+  }
   return static_cast<int>(threads);
 }
 
@@ -180,30 +183,52 @@ struct Binarize : Node {
   std::vector<float> least;
 };
 
+// The weights of a window, `per` channels in a byte; they say what the window does not know yet.
+std::vector<uint8_t> packed_weight(const Api& api, const void* info, Window& window, int64_t per) {
+  lilliput_conv& c = window.conv;
+  const Tensor packed = constant(api, info, 1, "weight", bytes);
+  if (packed.shape.size() != 4) fail("input `weight` must have four dimensions");
+  c.in = narrow(number(api, info, "channels"), "channels");
+  c.out = narrow(packed.shape[0], "weight");
+  for (int axis = 0; axis < 2; ++axis) c.kernel[axis] = narrow(packed.shape[static_cast<size_t>(axis) + 2], "weight");
+  if (c.groups < 1 || c.in < 1 || c.in % c.groups != 0 || packed.shape[1] != (c.in / c.groups + per - 1) / per) {
+    fail("`channels`, `group` and the shape of `weight` do not go together");
+  }
+  return values<uint8_t>(packed);
+}
+
+// What becomes of sums that are written as floats, from inputs `at` and the next.
+struct Line {
+  Line(const Api& api, const void* info, size_t at, int64_t outputs)
+      : scale(values<float>(constant(api, info, at, "scale", floats))),
+        bias(values<float>(constant(api, info, at + 1, "bias", floats, true))) {
+    sized(scale.size(), outputs, "scale");
+    if (!bias.empty()) sized(bias.size(), outputs, "bias");
+  }
+
+  std::vector<float> scale, bias;
+};
+
+// With `bits`, thresholds are written; with `ternary`, a mask follows the weights.
 struct Binary : Node {
-  Binary(const Api& given, const void* info, bool bits) : api(given), window(given, info), writes_bits(bits) {
-    lilliput_conv& c = window.conv;
-    const Tensor packed = constant(api, info, 1, "weight", bytes);
-    if (packed.shape.size() != 4) fail("input `weight` must have four dimensions");
-    c.in = narrow(number(api, info, "channels"), "channels");
-    c.out = narrow(packed.shape[0], "weight");
-    for (int axis = 0; axis < 2; ++axis) c.kernel[axis] = narrow(packed.shape[static_cast<size_t>(axis) + 2], "weight");
+  Binary(const Api& given, const void* info, bool bits, bool ternary) : api(given), window(given, info), writes_bits(bits) {
+    weight = packed_weight(api, info, window, 8);
     pad = narrow(number(api, info, "pad"), "pad");
-    if (c.groups < 1 || c.in < 1 || c.in % c.groups != 0 || packed.shape[1] != (c.in / c.groups + 7) / 8) {
-      fail("`channels`, `group` and the shape of `weight` do not go together");
-    }
     if (pad > 1) fail("attribute `pad` must be -1, 0 or 1");
-    weight = values<uint8_t>(packed);
+    const size_t next = ternary ? 3 : 2;
+    if (ternary) {
+      mask = values<uint8_t>(constant(api, info, 2, "mask", bytes));
+      sized(mask.size(), static_cast<int64_t>(weight.size()), "mask");
+    }
     if (bits) {
-      least = values<int32_t>(constant(api, info, 2, "least", ints));
-      flip = values<uint8_t>(constant(api, info, 3, "flip", bytes));
-      sized(least.size(), c.out, "least");
-      sized(flip.size(), c.out, "flip");
+      least = values<int32_t>(constant(api, info, next, "least", ints));
+      flip = values<uint8_t>(constant(api, info, next + 1, "flip", bytes));
+      sized(least.size(), window.conv.out, "least");
+      sized(flip.size(), window.conv.out, "flip");
     } else {
-      scale = values<float>(constant(api, info, 2, "scale", floats));
-      bias = values<float>(constant(api, info, 3, "bias", floats, true));
-      sized(scale.size(), c.out, "scale");
-      if (!bias.empty()) sized(bias.size(), c.out, "bias");
+      Line line(api, info, next, window.conv.out);
+      scale = std::move(line.scale);
+      bias = std::move(line.bias);
     }
   }
 
@@ -221,7 +246,8 @@ struct Binary : Node {
   }
 
   std::shared_ptr<lilliput_binary> make(const lilliput_conv& conv) const {
-    const lilliput_binary_layer layer{conv, pad, weight.data(), or_null(scale), or_null(bias), or_null(least), or_null(flip), nullptr};
+    const lilliput_binary_layer layer{conv,           pad,           weight.data(), or_null(scale), or_null(bias),
+                                      or_null(least), or_null(flip), or_null(mask)};
     lilliput_binary* made = nullptr;
     check(lilliput_binary_new(&layer, nullptr, &made));
     return {made, lilliput_binary_free};
@@ -232,10 +258,46 @@ struct Binary : Node {
   Window window;
   bool writes_bits;
   int32_t pad = 0;
-  std::vector<uint8_t> weight, flip;
+  std::vector<uint8_t> weight, flip, mask;
   std::vector<float> scale, bias;
   std::vector<int32_t> least;
   Packed<lilliput_binary> packed;
+};
+
+struct Int4 : Node {
+  Int4(const Api& given, const void* info)
+      : api(given),
+        window(given, info),
+        weight(packed_weight(given, info, window, 2)),
+        line(given, info, 2, window.conv.out),
+        zero(narrow(number(given, info, "zero"), "zero")) {
+    if (zero < 0 || zero > 255) fail("attribute `zero` must be 0 to 255");
+  }
+
+  void compute(void* context) const override {
+    const Tensor x = input(api, context, 0, bytes);
+    const std::vector<int64_t>& shape = four(x);
+    belong(shape[1], window.conv.in, "channels");
+    const lilliput_conv conv = window.sized(shape[2], shape[3]);
+    const auto& layer = packed.at(shape[2], shape[3], [&] { return make(conv); });
+    void* to = output(api, context, {shape[0], conv.out, lilliput_conv_output(&conv, 0), lilliput_conv_output(&conv, 1)});
+    check(lilliput_int4_run(&layer, shape[0], static_cast<const uint8_t*>(x.data), static_cast<float*>(to), threads));
+  }
+
+  std::shared_ptr<lilliput_int4> make(const lilliput_conv& conv) const {
+    const lilliput_int4_layer layer{conv, zero, weight.data(), line.scale.data(), or_null(line.bias)};
+    lilliput_int4* made = nullptr;
+    check(lilliput_int4_new(&layer, nullptr, &made));
+    return {made, lilliput_int4_free};
+  }
+
+  Api api;
+  int threads = threads_told();
+  Window window;
+  std::vector<uint8_t> weight;
+  Line line;
+  int32_t zero;
+  Packed<lilliput_int4> packed;
 };
 
 // The non-zeros of a weight, from four inputs.
@@ -333,8 +395,8 @@ struct SparseLinear : Node {
   Packed<lilliput_sparse> packed;
 };
 
-template <bool bits>
-std::unique_ptr<Node> make_binary(const Api& api, const void* info) { return std::make_unique<Binary>(api, info, bits); }
+template <bool bits, bool ternary>
+std::unique_ptr<Node> make_binary(const Api& api, const void* info) { return std::make_unique<Binary>(api, info, bits, ternary); }
 
 template <class T>
 std::unique_ptr<Node> make(const Api& api, const void* info) { return std::make_unique<T>(api, info); }
@@ -344,8 +406,11 @@ std::unique_ptr<Node> make(const Api& api, const void* info) { return std::make_
 const std::vector<Kind>& kinds() {
   static const std::vector<Kind> all = {
       {"Binarize", {floats, -floats}, bytes, make<Binarize>},
-      {"BinaryConv", {bytes, bytes, floats, -floats}, floats, make_binary<false>},
-      {"BinaryConvBits", {bytes, bytes, ints, bytes}, bytes, make_binary<true>},
+      {"BinaryConv", {bytes, bytes, floats, -floats}, floats, make_binary<false, false>},
+      {"BinaryConvBits", {bytes, bytes, ints, bytes}, bytes, make_binary<true, false>},
+      {"TernaryConv", {bytes, bytes, bytes, floats, -floats}, floats, make_binary<false, true>},
+      {"TernaryConvBits", {bytes, bytes, bytes, ints, bytes}, bytes, make_binary<true, true>},
+      {"Int4Conv", {bytes, bytes, floats, -floats}, floats, make<Int4>},
       {"SparseConv", {floats, ints, ints, floats, -floats}, floats, make<SparseConv>},
       {"SparseLinear", {floats, ints, ints, floats, -floats}, floats, make<SparseLinear>},
   };

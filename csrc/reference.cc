@@ -81,6 +81,39 @@ void reference_binary(const lilliput_binary_layer& layer, const uint8_t* x, void
 
 namespace {
 
+int64_t int4_sum(const lilliput_int4_layer& layer, const uint8_t* x, int64_t o, int64_t oy, int64_t ox) {
+  const lilliput_conv& c = layer.conv;
+  const int64_t channels = c.in / c.groups, bytes = (channels + 1) / 2, first = o / (c.out / c.groups) * channels;
+  const int64_t taps = static_cast<int64_t>(c.kernel[0]) * c.kernel[1];
+  int64_t sum = 0;
+  for (int64_t i = 0; i < channels; ++i) {
+    for (int64_t ky = 0; ky < c.kernel[0]; ++ky) {
+      for (int64_t kx = 0; kx < c.kernel[1]; ++kx) {
+        const int64_t y = oy * c.stride[0] + ky * c.dilation[0] - c.padding[0];
+        const int64_t x0 = ox * c.stride[1] + kx * c.dilation[1] - c.padding[1];
+        if (y < 0 || y >= c.height || x0 < 0 || x0 >= c.width) continue;
+        const int half = layer.weight[(o * bytes + i / 2) * taps + ky * c.kernel[1] + kx] >> (4 * (i % 2)) & 15;
+        sum += (half < 8 ? half : half - 16) * (x[((first + i) * c.height + y) * c.width + x0] - layer.zero);
+      }
+    }
+  }
+  return sum;
+}
+
+}  // namespace
+
+void reference_int4(const lilliput_int4_layer& layer, const uint8_t* x, float* out) {
+  const int64_t height = lilliput_conv_output(&layer.conv, 0), width = lilliput_conv_output(&layer.conv, 1);
+  for (int64_t o = 0; o < layer.conv.out; ++o) {
+    for (int64_t at = 0; at < height * width; ++at) {
+      const float scaled = static_cast<float>(int4_sum(layer, x, o, at / width, at % width)) * layer.scale[o];
+      *out++ = layer.bias == nullptr ? scaled : scaled + layer.bias[o];
+    }
+  }
+}
+
+namespace {
+
 void binarize(const float* x, int64_t stride, int channels, int64_t pixels, const float* least, uint8_t* out) {
   for (int64_t i = 0; i < pixels; ++i) {
     unsigned byte = 0;
@@ -102,9 +135,10 @@ void sparse(const SparseTile& t) {
 
 }  // namespace
 
-// Without `run`: binary.cc calls `reference_binary` instead, which needs no planes.
+// Without `run`: binary.cc and int4.cc call the definitions above instead, which need no planes.
 extern const BinaryKernel binary_portable = {8, 1, 1, 0, 0, nullptr, nullptr, nullptr, binarize};
 extern const BinaryKernel ternary_portable = {8, 1, 1, 0, 0, nullptr, nullptr, nullptr, binarize};
+extern const Int4Kernel int4_portable = {1, 1, false, 0, nullptr, nullptr};
 extern const SparseKernel sparse_portable = {1, 0, nullptr, sparse};
 
 }  // namespace lilliput

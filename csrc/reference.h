@@ -1,7 +1,8 @@
-// Binary convolution by its definition, for one image.
+// Convolutions by their definitions, for one image.
 #pragma once
 
 #include "binary.h"
+#include "int4.h"
 #include "kernels.h"
 
 namespace lilliput {
@@ -11,5 +12,8 @@ int64_t reference_dot(const lilliput_binary_layer& layer, const uint8_t* x, int6
 
 // All outputs, floats or bits.
 void reference_binary(const lilliput_binary_layer& layer, const uint8_t* x, void* out);
+
+// All outputs.
+void reference_int4(const lilliput_int4_layer& layer, const uint8_t* x, float* out);
 
 }  // namespace lilliput

@@ -20,6 +20,7 @@
 #endif
 
 #include "binary.h"
+#include "int4.h"
 #include "sparse.h"
 
 namespace {
@@ -198,6 +199,34 @@ void sparse(Draw& draw) {
   }
 }
 
+std::vector<float> run_int4(const lilliput_int4_layer& given, const char* kernel, int64_t batch, const uint8_t* x, int threads) {
+  lilliput_int4* layer = nullptr;
+  std::vector<float> out(static_cast<size_t>(batch * given.conv.out * pixels(given.conv)), NAN);
+  int status = lilliput_int4_new(&given, kernel, &layer);
+  if (status == lilliput_layer_ok) status = lilliput_int4_run(layer, batch, x, out.data(), threads);
+  expect(status == lilliput_layer_ok, std::string(kernel) + " is refused");
+  lilliput_int4_free(layer);
+  return out;
+}
+
+// With weights of all sizes, and with the largest of one sign by the largest activations, which 16 bits hold for few steps.
+void int4(Draw& draw) {
+  const lilliput_conv c = shape(draw);
+  const int64_t batch = draw.between(1, 2);
+  auto weight = draw.bytes(c.out * ((c.in / c.groups + 1) / 2) * taps(c)), x = draw.bytes(batch * c.in * image(c));
+  if (draw.chance(0.3)) std::fill(weight.begin(), weight.end(), draw.chance(0.5) ? 0x88 : 0x77);
+  if (draw.chance(0.3)) std::fill(x.begin(), x.end(), 255);
+  const auto scale = draw.numbers(c.out), bias = draw.numbers(c.out);
+  const int32_t zero = static_cast<int32_t>(draw.between(0, 255));
+  const lilliput_int4_layer given{c, zero, weight.data(), scale.data(), draw.chance(0.5) ? bias.data() : nullptr};
+  const auto expected = run_int4(given, "portable", batch, x.data(), 1);
+  for (const std::string& name : others("int4")) {
+    for (int threads : {1, 3}) {
+      expect(run_int4(given, name.c_str(), batch, x.data(), threads) == expected, "int4 " + name + ": " + text(c));
+    }
+  }
+}
+
 // A layer with so much to do that threads are woken for it.
 struct Large {
   Large() : draw(7), x(draw.bytes(16 * image(conv))), weight(draw.bytes(conv.out * 16 * 9)), scale(draw.numbers(conv.out)) {
@@ -263,6 +292,7 @@ int main(int argc, char** argv) {
     binary(draw);
     binarize(draw);
     sparse(draw);
+    int4(draw);
   }
   threads();
   std::printf("%d comparisons, %d failures\n", compared, failures);

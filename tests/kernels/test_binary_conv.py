@@ -1,4 +1,4 @@
-"""Binary convolution: every kernel says bit for bit what the definition says, in every shape."""
+"""Binary and ternary convolution: every kernel says bit for bit what the definition says, in every shape."""
 
 from __future__ import annotations
 
@@ -25,17 +25,27 @@ def bytes_like(*shape: int) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
-def layer(shape: Shape, pad: int, name: str, weight: Tensor, **sides: Tensor | None) -> Any:
+def layer(shape: Shape, pad: int, name: str, weight: Tensor, mask: Tensor | None = None, **sides: Tensor | None) -> Any:
     numbers = shape.window.numbers(shape.inputs, shape.outputs, shape.size)
     four = [None if sides.get(each) is None else sides[each].numpy() for each in ("scale", "bias", "least", "flip")]
-    return kernels._native.Binary(numbers, pad, weight.numpy(), *four, name)
+    return kernels._native.Binary(numbers, pad, weight.numpy(), *four, name, None if mask is None else mask.numpy())
 
 
-def drawn(shape: Shape, seed: int) -> tuple[Tensor, Tensor]:
+def drawn(shape: Shape, seed: int, ternary: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
     torch.manual_seed(seed)
     inputs = shape.inputs // shape.window.groups
     x = bytes_like(shape.batch, -(-shape.inputs // 8), *shape.size)
-    return x, bytes_like(shape.outputs, -(-inputs // 8), *shape.window.kernel)
+    weight = bytes_like(shape.outputs, -(-inputs // 8), *shape.window.kernel)
+    return x, weight, torch.randint_like(weight, 256) if ternary else None
+
+
+def plain(
+    x: Tensor, weight: Tensor, mask: Tensor | None, first: Tensor, second: Tensor | None, shape: Shape, pad: int
+) -> Tensor:
+    """The definition, by the operation that takes these tensors."""
+    bits = first.dtype == torch.int32
+    conv = next(each for each in binary.CONVS if each.masked == (mask is not None) and each.bits == bits)
+    return conv.plain(x, weight, *([] if mask is None else [mask]), first, second, *numbers_of(shape, pad))
 
 
 def numbers_of(shape: Shape, pad: int) -> tuple[Any, ...]:
@@ -45,29 +55,29 @@ def numbers_of(shape: Shape, pad: int) -> tuple[Any, ...]:
 
 @native
 @settings(max_examples=60)
-@given(shape=shapes(), pad=st.sampled_from([-1, 0, 1]), seed=SEEDS, biased=st.booleans())
-def test_floats_are_those_of_the_definition(shape: Shape, pad: int, seed: int, biased: bool) -> None:
-    x, weight = drawn(shape, seed)
+@given(shape=shapes(), pad=st.sampled_from([-1, 0, 1]), seed=SEEDS, biased=st.booleans(), ternary=st.booleans())
+def test_floats_are_those_of_the_definition(shape: Shape, pad: int, seed: int, biased: bool, ternary: bool) -> None:
+    x, weight, mask = drawn(shape, seed, ternary)
     scale, bias = torch.randn(shape.outputs), torch.randn(shape.outputs) if biased else None
-    expected = binary.conv_plain(x, weight, scale, bias, *numbers_of(shape, pad))
-    for name in usable("binary"):
+    expected = plain(x, weight, mask, scale, bias, shape, pad)
+    for name in usable("ternary" if ternary else "binary"):
         out = torch.full_like(expected, float("nan"))
-        layer(shape, pad, name, weight, scale=scale, bias=bias).floats(shape.batch, x.numpy(), out.numpy())
+        layer(shape, pad, name, weight, mask, scale=scale, bias=bias).floats(shape.batch, x.numpy(), out.numpy())
         assert torch.equal(out, expected), name
 
 
 @native
 @settings(max_examples=60)
-@given(shape=shapes(), pad=st.sampled_from([-1, 0, 1]), seed=SEEDS)
-def test_bits_are_those_of_the_definition(shape: Shape, pad: int, seed: int) -> None:
-    x, weight = drawn(shape, seed)
+@given(shape=shapes(), pad=st.sampled_from([-1, 0, 1]), seed=SEEDS, ternary=st.booleans())
+def test_bits_are_those_of_the_definition(shape: Shape, pad: int, seed: int, ternary: bool) -> None:
+    x, weight, mask = drawn(shape, seed, ternary)
     products = shape.inputs // shape.window.groups * shape.window.kernel[0] * shape.window.kernel[1]
     least = torch.randint(-products - 2, products + 3, (shape.outputs,), dtype=torch.int32) // torch.randint(1, 6, (1,)).int()
     flip = torch.randint(0, 2, (shape.outputs,), dtype=torch.uint8)
-    expected = binary.conv_bits_plain(x, weight, least, flip, *numbers_of(shape, pad))
-    for name in usable("binary"):
+    expected = plain(x, weight, mask, least, flip, shape, pad)
+    for name in usable("ternary" if ternary else "binary"):
         out = torch.full_like(expected, 0xAA)
-        layer(shape, pad, name, weight, least=least, flip=flip).bits(shape.batch, x.numpy(), out.numpy())
+        layer(shape, pad, name, weight, mask, least=least, flip=flip).bits(shape.batch, x.numpy(), out.numpy())
         assert torch.equal(out, expected), name
 
 
@@ -76,7 +86,7 @@ def test_bits_are_those_of_the_definition(shape: Shape, pad: int, seed: int) -> 
 @pytest.mark.parametrize("name", usable("binary"))
 def test_thresholds_beyond_every_dot_product_are_constants(least: int, name: str) -> None:
     shape = Shape(1, 9, 8, (4, 4), Window((3, 3), padding=(1, 1)))
-    x, weight = drawn(shape, 0)
+    x, weight, _ = drawn(shape, 0)
     out = bytes_like(1, 1, 4, 4)
     layer(shape, 0, name, weight, least=torch.full((8,), least, dtype=torch.int32)).bits(1, x.numpy(), out.numpy())
     assert out.unique().tolist() == [255 if least < 0 else 0]
@@ -89,9 +99,9 @@ def test_thresholds_beyond_every_dot_product_are_constants(least: int, name: str
 ])  # fmt: skip
 @pytest.mark.parametrize("name", usable("binary"))
 def test_what_a_vector_kernel_does_not_cover_the_portable_one_computes(shape: Shape, name: str) -> None:
-    x, weight = drawn(shape, 1)
+    x, weight, _ = drawn(shape, 1)
     made = layer(shape, 0, name, weight, scale=torch.ones(shape.outputs))
-    expected = binary.conv_plain(x, weight, torch.ones(shape.outputs), None, *numbers_of(shape, 0))
+    expected = plain(x, weight, None, torch.ones(shape.outputs), None, shape, 0)
     out = torch.empty_like(expected)
     made.floats(1, x.numpy(), out.numpy())
     assert made.kernel == "portable" and torch.equal(out, expected)
@@ -123,7 +133,7 @@ def test_bits_come_back_as_they_went_in(c: int, seed: int) -> None:
 @native
 def test_arrays_of_another_size_are_refused() -> None:
     shape = Shape(1, 9, 8, (4, 4), Window((3, 3)))
-    x, weight = drawn(shape, 0)
+    x, weight, _ = drawn(shape, 0)
     with pytest.raises(ValueError, match="another size"):
         layer(shape, 0, "portable", weight[:-1], scale=torch.ones(8))
     made = layer(shape, 0, "portable", weight, scale=torch.ones(8))

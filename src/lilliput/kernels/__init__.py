@@ -12,9 +12,12 @@ from lilliput.kernels.layers import (
     BREAK_EVEN,
     BinaryConv2d,
     BinaryConvBits,
+    Int4Conv2d,
     SparseConv2d,
     SparseLinear,
+    TernaryConv2d,
     pack_binary,
+    pack_ternary,
 )
 from lilliput.kernels.numbers import Array, Layout
 from lilliput.kernels.runtime import register
@@ -86,9 +89,11 @@ __all__ = [
     "Array",
     "BinaryConv2d",
     "BinaryConvBits",
+    "Int4Conv2d",
     "Layout",
     "SparseConv2d",
     "SparseLinear",
+    "TernaryConv2d",
     "Worth",
     "backend",
     "decode",
@@ -99,6 +104,7 @@ __all__ = [
     "forced",
     "pack_binary",
     "pack_sparse",
+    "pack_ternary",
     "register",
     "round_weights",
     "rows",

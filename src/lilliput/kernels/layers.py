@@ -1,4 +1,4 @@
-"""Layers that keep their weights packed: signs in bits, or only what is not zero."""
+"""Layers that keep their weights packed: signs in bits, four bits in half a byte, or only what is not zero."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lilliput.core.layers import MappedConv2d, MappedLinear
 from lilliput.errors import ModelError
-from lilliput.kernels import sparse
+from lilliput.kernels import int4, sparse
 from lilliput.kernels.signs import pack, thresholds, unpack
 from lilliput.kernels.window import Window
 
@@ -45,14 +45,7 @@ class BinaryConv2d(nn.Module):
         _check_signs(conv)
         weight = _weight(conv)
         scale = weight.flatten(1).abs().amax(1)
-        odd = (weight.flatten(1).abs() != scale[:, None]).any(1)
-        if bool(odd.any()):
-            channel = int(odd.int().argmax())
-            found = weight[channel].abs()
-            raise ModelError(
-                f"channel `{channel}` has weights of magnitudes `{float(found.min()):g}` to `{float(found.max()):g}`, and a "
-                "binary layer has one a channel. Binarize the weights and bake the model first"
-            )
+        _check_magnitudes(weight, weight.abs() == scale.view(-1, 1, 1, 1), "±α")
         bias = None if conv.bias is None else conv.bias.detach().clone()
         return cls(pack(weight >= 0), scale, bias, conv.in_channels, Window.of(conv), pad)
 
@@ -78,13 +71,52 @@ class BinaryConv2d(nn.Module):
         return f"{self.channels}, {self.weight.shape[0]}, {self.window}, pad={self.pad}"
 
 
+class TernaryConv2d(BinaryConv2d):
+    """A convolution whose weights are −α, 0 or +α per output channel, of the signs of its input.
+
+    y = α · Σ t(w) · sign(x) + b,   t(w) in {−1, 0, +1}, the sum exact, product and sum rounded once each
+    costs 2 bits a weight and one α a channel; all else is as in `BinaryConv2d`.       Li & Liu 2016, arXiv:1605.04711
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self, weight: Tensor, mask: Tensor, scale: Tensor, bias: Tensor | None, channels: int, window: Window, pad: int = 0
+    ) -> None:
+        super().__init__(weight, scale, bias, channels, window, pad)
+        self.register_buffer("mask", mask)
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d, pad: int = 0) -> TernaryConv2d:
+        """A layer whose weights are 0 or have one magnitude in each output channel, and whose input maps, if any, are the sign.
+
+        Raises `ModelError` for any other.
+        """
+        _check_signs(conv)
+        weight = _weight(conv)
+        scale = weight.flatten(1).abs().amax(1)
+        _check_magnitudes(weight, (weight == 0) | (weight.abs() == scale.view(-1, 1, 1, 1)), "0 and ±α")
+        bias = None if conv.bias is None else conv.bias.detach().clone()
+        return cls(pack(weight >= 0), pack(weight != 0), scale, bias, conv.in_channels, Window.of(conv), pad)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bits = x if x.dtype == torch.uint8 else torch.ops.lilliput.binarize(x)
+        output: Tensor = torch.ops.lilliput.ternary_conv2d(bits, self.weight, self.mask, self.scale, self.bias, *self.numbers())
+        return output
+
+    def signs(self) -> Tensor:
+        """What the weights are times α: −1, 0 or +1, (out, in / groups, kh, kw)."""
+        return super().signs().where(unpack(self.mask, self.channels // self.window.groups) > 0, 0)
+
+
 class BinaryConvBits(nn.Module):
-    """A binary convolution, all that follows it up to the next sign, and that sign: packed in, packed out.
+    """A binary or ternary convolution, all that follows it up to the next sign, and that sign: packed in, packed out.
 
     y = 1 where (Σ sign(w) · sign(x) ≥ t) ≠ f,   t a whole number and f a bit per output channel
     """
 
     weight: Tensor
+    mask: Tensor | None
     least: Tensor
     flip: Tensor
 
@@ -93,6 +125,7 @@ class BinaryConvBits(nn.Module):
         self.channels, self.window, self.pad = conv.channels, conv.window, conv.pad
         self.told = conv.numbers()
         self.register_buffer("weight", conv.weight.clone())
+        self.register_buffer("mask", conv.mask.clone() if isinstance(conv, TernaryConv2d) else None)
         self.register_buffer("least", least)
         self.register_buffer("flip", flip)
 
@@ -113,8 +146,66 @@ class BinaryConvBits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         bits = x if x.dtype == torch.uint8 else torch.ops.lilliput.binarize(x)
-        output: Tensor = torch.ops.lilliput.binary_conv2d_bits(bits, self.weight, self.least, self.flip, *self.told)
+        ops, sides = torch.ops.lilliput, (self.least, self.flip, *self.told)
+        output: Tensor = (
+            ops.binary_conv2d_bits(bits, self.weight, *sides)
+            if self.mask is None
+            else ops.ternary_conv2d_bits(bits, self.weight, self.mask, *sides)
+        )
         return output
+
+
+class Int4Conv2d(nn.Module):
+    """A convolution of bytes by weights of four bits: what 8-bit activations and weights of at most sixteen levels compute.
+
+    y = s · α · Σ k(w) · (q(x) − z) + b,   k in −8 … 7, q(x) = clamp(round(x / s) + z, 0, 255), the sum exact
+    costs 4 bits a weight and one α a channel. The input may also be bytes q(x) already. Ternary weights are levels −1, 0, +1,
+    of which 16-bit sums hold more than of larger ones.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, levels: Tensor, scale: Tensor, bias: Tensor | None, window: Window, step: float, zero: int = 0) -> None:
+        super().__init__()
+        self.channels, self.window, self.step, self.zero = levels.shape[1] * window.groups, window, step, zero
+        self.register_buffer("weight", int4.pack(levels))
+        self.register_buffer("scale", scale * step)
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d, scale: Tensor, step: float, zero: int = 0) -> Int4Conv2d:
+        """A layer whose weights are whole multiples, from −8 to 7, of `scale` (one a channel), for inputs that are whole
+        multiples of `step`. Raises `ModelError` for any other, and for maps on the input.
+        """
+        if len(getattr(conv, "input_maps", ())):
+            raise ModelError("the input has maps. Leave them outside, and say their step and zero here")
+        weight = _weight(conv)
+        levels = torch.round(weight / scale.view(-1, 1, 1, 1))
+        off = (levels * scale.view(-1, 1, 1, 1) - weight).abs() > 1e-6 * weight.abs()
+        if bool(off.any()) or float(levels.min()) < -8 or float(levels.max()) > 7:
+            raise ModelError(
+                f"`{int(off.sum())}` weights are no multiples of their scale, and levels go from `{int(levels.min())}` to "
+                f"`{int(levels.max())}` where −8 to 7 have room. Quantize the weights to four bits and bake the model first"
+            )
+        return cls(levels, scale, conv.bias, Window.of(conv), step, zero)
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.window
+        if x.dtype != torch.uint8:
+            x = torch.clamp(torch.round(x / self.step) + self.zero, 0, 255).to(torch.uint8)
+        output: Tensor = torch.ops.lilliput.int4_conv2d(
+            x, self.weight, self.scale, self.bias, self.channels, w.kernel, w.stride, w.padding, w.dilation, w.groups, self.zero
+        )
+        return output
+
+    def levels(self) -> Tensor:
+        """The whole numbers of the weights, (out, in / groups, kh, kw)."""
+        return int4.unpack(self.weight, self.channels // self.window.groups)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, {self.weight.shape[0]}, {self.window}, step={self.step:g}, zero={self.zero}"
 
 
 class SparseConv2d(nn.Module):
@@ -193,7 +284,12 @@ def pack_binary(model: nn.Module) -> nn.Module:
 
     Those are convolutions whose input maps are the sign; their weights may be mapped or baked. Others stay as they are.
     """
-    return _replaced(model, _binary)
+    return _replaced(model, lambda module: _signed(module, BinaryConv2d))
+
+
+def pack_ternary(model: nn.Module) -> nn.Module:
+    """The same for convolutions of signs by 0 and one magnitude a channel."""
+    return _replaced(model, lambda module: _signed(module, TernaryConv2d))
 
 
 def _replaced(model: nn.Module, choose: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
@@ -209,11 +305,11 @@ def _replaced(model: nn.Module, choose: Callable[[nn.Module], nn.Module | None])
     return made
 
 
-def _binary(module: nn.Module) -> nn.Module | None:
+def _signed(module: nn.Module, kind: type[BinaryConv2d]) -> nn.Module | None:
     if not isinstance(module, MappedConv2d) or not len(module.input_maps):
         return None
     try:
-        return BinaryConv2d.of(module)
+        return kind.of(module)
     except ModelError:
         return None
 
@@ -229,6 +325,17 @@ def _check_signs(conv: nn.Conv2d) -> None:
         raise ModelError(
             f"the input maps give `{found[0, 0, 0].tolist()}` for `{probe[0, 0, 0].tolist()}`, and a binary layer takes signs. "
             "Leave this layer as it is"
+        )
+
+
+def _check_magnitudes(weight: Tensor, good: Tensor, belong: str) -> None:
+    odd = ~good.flatten(1).all(1)
+    if bool(odd.any()):
+        channel = int(odd.int().argmax())
+        found = weight[channel].abs()
+        raise ModelError(
+            f"channel `{channel}` has weights of magnitudes `{float(found.min()):g}` to `{float(found.max()):g}`, and here "
+            f"they are {belong}, one α a channel. Quantize the weights and bake the model first"
         )
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lilliput.errors import ModelError
-from lilliput.kernels.binary import LIBRARY
+from lilliput.kernels.binary import LIBRARY, array, declare, read_window
 from lilliput.kernels.plans import core, planned
 from lilliput.kernels.window import Window, four
 
@@ -43,7 +43,7 @@ def expand(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]
 
 def conv_plain(x: Tensor, rows: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None, *numbers: Any) -> Tensor:
     """The definition in PyTorch: by the dense weight."""
-    window = _read(*numbers)
+    window = read_window(*numbers)
     weight = expand(rows, columns, values, (rows.numel() - 1, x.shape[1] // window.groups, *window.kernel))
     return F.conv2d(x, weight, bias, window.stride, window.padding, window.dilation, window.groups)
 
@@ -54,14 +54,14 @@ def conv_native(x: Tensor, rows: Tensor, columns: Tensor, values: Tensor, bias: 
     if native is None or x.dtype != torch.float32:
         return conv_plain(x, rows, columns, values, bias, *numbers)
     out = conv_shape(x, rows, columns, values, bias, *numbers)
-    _run(native, x, rows, columns, values, bias, _read(*numbers), out)
+    _run(native, x, rows, columns, values, bias, read_window(*numbers), out)
     return out
 
 
 def conv_shape(x: Tensor, rows: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None, *numbers: Any) -> Tensor:
     """An output of the right shape, not filled."""
     n, c, h, w = four(x, "a sparse convolution")
-    window, outputs = _read(*numbers), rows.numel() - 1
+    window, outputs = read_window(*numbers), rows.numel() - 1
     if c % window.groups or outputs % window.groups:
         raise ModelError(f"`{window.groups}` groups do not divide `{c}` and `{outputs}` channels")
     return x.new_empty((n, outputs, *window.output((h, w))))
@@ -94,23 +94,10 @@ def linear_shape(x: Tensor, rows: Tensor, columns: Tensor, values: Tensor, bias:
 def _run(native: Any, x: Tensor, rows: Tensor, columns: Tensor, values: Tensor, bias: Any, window: Window, out: Tensor) -> None:
     n, c, h, w = x.shape
     layer = planned((c, h, w, window), (values, rows, columns, bias), lambda: native.Sparse(
-        window.numbers(c, rows.numel() - 1, (h, w)), _array(rows), _array(columns), _array(values),
-        None if bias is None else _array(bias), None))  # fmt: skip
-    layer.floats(n, _array(x), out.numpy())
+        window.numbers(c, rows.numel() - 1, (h, w)), array(rows), array(columns), array(values),
+        array(bias), None))  # fmt: skip
+    layer.floats(n, array(x), out.numpy(), torch.get_num_threads())
 
 
-def _read(kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Window:
-    return Window(tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), groups)
-
-
-def _array(tensor: Tensor) -> Any:
-    return tensor.detach().contiguous().numpy()
-
-
-for _name, _plain, _native, _fake in (
-    ("sparse_conv2d", conv_plain, conv_native, conv_shape),
-    ("sparse_linear", linear_plain, linear_native, linear_shape),
-):
-    LIBRARY.impl(_name, _plain, "CompositeExplicitAutograd")
-    LIBRARY.impl(_name, _native, "CPU")
-    torch.library.register_fake(f"lilliput::{_name}", _fake, lib=LIBRARY)
+declare("sparse_conv2d", conv_plain, conv_native, conv_shape)
+declare("sparse_linear", linear_plain, linear_native, linear_shape)

@@ -16,6 +16,21 @@ _NODES: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
     "Binarize": ({"x": "float", "least?": "float"}, "uint8", {}),
     "BinaryConv": ({"x": "uint8", "weight": "uint8", "scale": "float", "bias?": "float"}, "float", _BINARY),
     "BinaryConvBits": ({"x": "uint8", "weight": "uint8", "least": "int32", "flip": "uint8"}, "uint8", _BINARY),
+    "TernaryConv": (
+        {"x": "uint8", "weight": "uint8", "mask": "uint8", "scale": "float", "bias?": "float"},
+        "float",
+        _BINARY,
+    ),
+    "TernaryConvBits": (
+        {"x": "uint8", "weight": "uint8", "mask": "uint8", "least": "int32", "flip": "uint8"},
+        "uint8",
+        _BINARY,
+    ),
+    "Int4Conv": (
+        {"x": "uint8", "weight": "uint8", "scale": "float", "bias?": "float"},
+        "float",
+        {"channels": "INT", **_WINDOW, "zero": "INT"},
+    ),
     "SparseConv": (
         {"x": "float", "rows": "int32", "columns": "int32", "values": "float", "bias?": "float"},
         "float",
@@ -36,11 +51,15 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     def binarize(x: Any, least: Any = None) -> Any:
         return nodes["Binarize"](*_given(x, least))
 
-    def conv(bits: Any, weight: Any, scale: Any, bias: Any, channels: int, kernel: Any, *window: Any) -> Any:
-        return nodes["BinaryConv"](*_given(bits, weight, scale, bias), channels=channels, **_window(*window[:4]), pad=window[4])
+    def packed(node: str, tensors: int, last: str) -> Callable[..., Any]:
+        """An operation that takes so many tensors, then channels, a kernel that its weight knows, a window and one number."""
 
-    def conv_bits(bits: Any, weight: Any, least: Any, flip: Any, channels: int, kernel: Any, *window: Any) -> Any:
-        return nodes["BinaryConvBits"](bits, weight, least, flip, channels=channels, **_window(*window[:4]), pad=window[4])
+        def call(*given: Any) -> Any:
+            channels, _, *window = given[tensors:]
+            told = {"channels": channels, **_window(*window[:4]), last: window[4]}
+            return nodes[node](*_given(*given[:tensors]), **told)
+
+        return call
 
     def sparse(x: Any, rows: Any, columns: Any, values: Any, bias: Any, kernel: Any, *window: Any) -> Any:
         told = {"channels": int(x.shape[1]), "kernel_shape": list(kernel), **_window(*window)}
@@ -52,8 +71,11 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     ops = torch.ops.lilliput
     return {
         ops.binarize.default: binarize,
-        ops.binary_conv2d.default: conv,
-        ops.binary_conv2d_bits.default: conv_bits,
+        ops.binary_conv2d.default: packed("BinaryConv", 4, "pad"),
+        ops.binary_conv2d_bits.default: packed("BinaryConvBits", 4, "pad"),
+        ops.ternary_conv2d.default: packed("TernaryConv", 5, "pad"),
+        ops.ternary_conv2d_bits.default: packed("TernaryConvBits", 5, "pad"),
+        ops.int4_conv2d.default: packed("Int4Conv", 4, "zero"),
         ops.sparse_conv2d.default: sparse,
         ops.sparse_linear.default: linear,
     }
