@@ -147,6 +147,7 @@ class Net:
             value.doc_string = ""
             del value.metadata_props[:]
         del self.model.metadata_props[:], self.model.functions[:]
+        self.model.ir_version = 8  # all that opset 18 needs, and all that older runtimes read
         self.model.producer_name, self.model.producer_version, self.model.doc_string = "lilliput", "", ""
         return self.model
 

@@ -107,8 +107,9 @@ def _is_sparse(profile: Profile) -> bool:
 def _zeros(profile: Profile) -> str:
     share = 1 - profile.effective_macs / profile.macs
     return (
-        f"{share:.1%} of the multiply-adds have a weight of zero. ONNX Runtime, PyTorch and ExecuTorch execute these too; an "
-        "exported `.onnx` leaves them out where that is measured to be faster (see `lilliput latency --kernels`). Bytes count all."
+        f"{share:.1%} of the multiply-adds have a weight of zero. ONNX Runtime, PyTorch and ExecuTorch execute these too; "
+        "an exported `.onnx` leaves them out where that is measured to be faster (`lilliput latency --kernels`). "
+        "Bytes count every one."
     )
 
 
