@@ -1,12 +1,15 @@
 """Rounding with the rate in mind against nncodec, the standard's own coder: accuracy against bytes, no training on either side.
 
-    python bench/compact.py [resnet20] [resnet56] [--images N]      writes bench/results/compact.json
+    python bench/compact.py [resnet20] [resnet56] [--images N] [--side SIDE] [--steps S ...] [--qps Q ...]
+    writes bench/results/compact.json
 
 Both start from the same float weights. nncodec: dependent quantization and parameter optimization on, over its main step
 (qp), with its rule for steps of single layers (opt_qp) off and on, on the network as it is and with its batch norms folded by
 us; its bitstream alone is counted. Ours: the whole `.lil` file of `quant.rate`, which sees 512 training images. Accuracy is
 that on the validation split (or its first N images); the test split is not read. For every point of nncodec's front that loses
-at most one point, the smallest of our files that is at most 0.05 points less accurate, and how many fewer bytes it has.
+at most one point, the smallest of our files that is at most 0.05 points less accurate, and how many fewer bytes it has; and,
+because accuracy on some thousand images is noisy, the same for the divergence of the answers from those of the float network,
+read off the line between our points. `--side` measures one side anew, and keeps the other's rows.
 
 Runs where the peers are (`make bench-peers`), and starts itself again there. Needs
 $LILLIPUT_WEIGHTS/resnet20-cifar10.safetensors, resnet56-cifar10.safetensors, and CIFAR-10 where `lilliput data` finds it.
@@ -19,10 +22,13 @@ import contextlib
 import importlib.util
 import io
 import json
+import math
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +42,31 @@ from lilliput.core.method import First, Look
 from lilliput.data import open_task
 from lilliput.measure import hardware, versions
 from lilliput.opening import open_model
-from lilliput.quant.rate import RateQuantize, round_weights
+from lilliput.quant.rate import RateQuantize
 from lilliput.store import load, save
 
 ROOT = Path(__file__).parent.parent
+RESULT = ROOT / "bench/results/compact.json"
 QPS = (-14, -16, -18, -20, -22, -24, -26, -28, -30, -32)
-STEPS = (0.0007, 0.001, 0.0014, 0.002, 0.0025, 0.003, 0.0035, 0.004, 0.0045, 0.005, 0.006, 0.007)
+STEPS = (
+    0.0007,
+    0.0008,
+    0.0009,
+    0.001,
+    0.0011,
+    0.0012,
+    0.0013,
+    0.0014,
+    0.0016,
+    0.0018,
+    0.002,
+    0.0023,
+    0.0027,
+    0.0033,
+    0.004,
+    0.005,
+)
+SIDES = ("lilliput", "nncodec")
 SAME = 0.05  # points of accuracy that count as equal
 WORST = 1.0  # points of accuracy that a file may lose to be compared at all
 
@@ -67,7 +92,7 @@ class Judge:
             return torch.cat([model(x.contiguous(memory_format=torch.channels_last)) for x, _ in self.batches]).log_softmax(1)
 
 
-def theirs(model: nn.Module, folded: nn.Module, judge: Judge) -> Iterator[dict[str, Any]]:
+def theirs(model: nn.Module, folded: nn.Module, judge: Judge, qps: Sequence[int]) -> Iterator[dict[str, Any]]:
     """nncodec over its main step."""
     operators = torch.library.Library("torchvision", "DEF")  # without which torchvision, which it imports, does not load here
     for name in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -79,7 +104,7 @@ def theirs(model: nn.Module, folded: nn.Module, judge: Judge) -> Iterator[dict[s
     for which, start in (("as it is", model), ("folded", folded)):
         state = {k: v.numpy() for k, v in start.state_dict().items() if v.is_floating_point()}
         for opt_qp in (False, True):
-            for qp in QPS:
+            for qp in qps:
                 args = {"qp": qp, "use_dq": True, "param_opt": True, "opt_qp": opt_qp, "verbose": False,
                         "results": tempfile.gettempdir()}  # fmt: skip
                 with contextlib.redirect_stdout(io.StringIO()):
@@ -90,15 +115,15 @@ def theirs(model: nn.Module, folded: nn.Module, judge: Judge) -> Iterator[dict[s
                 yield {"who": "nncodec", "network": which, "qp": qp, "opt_qp": opt_qp, "bytes": len(stream)} | judge(again)
 
 
-def ours(model: nn.Module, look: Look, judge: Judge) -> Iterator[dict[str, Any]]:
-    """Whole files over the step; the curvature is looked at once."""
+def ours(model: nn.Module, look: Look, judge: Judge, steps: Sequence[float]) -> Iterator[dict[str, Any]]:
+    """Whole files over the step; the curvature is seen once."""
     method = RateQuantize()
     plan = lp.perform(model, method.plan(model, look))
-    bends = method.seen(plan, method.sites(lp.perform(model, fold(model, look.example))), look)
+    seen = method.seen(plan, method.sites(lp.perform(model, fold(model, look.example))), look)
     with tempfile.TemporaryDirectory() as folder:
-        for step in STEPS:
+        for step in steps:
             after = lp.perform(plan, [])
-            round_weights(after, bends, step)
+            method.round(after, seen, step)
             size = save(after, Path(folder) / "net.lil")
             yield {"who": "lilliput", "step": step, "bytes": size} | judge(load(Path(folder) / "net.lil"))
 
@@ -125,39 +150,74 @@ def compared(rows: Sequence[dict[str, Any]], float_accuracy: float) -> list[dict
     return found
 
 
-def one(name: str, task: lp.Task, images: int) -> dict[str, Any]:
-    """Both sides for one network."""
+def at_divergence(rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For the same points of nncodec, our bytes at the same divergence, on the line between two points (in logarithms)."""
+    mine = sorted((math.log(r["divergence"]), math.log(r["bytes"])) for r in rows if r["who"] == "lilliput")
+    found = []
+    for row in (pair["nncodec"] for pair in pairs):
+        x = math.log(row["divergence"])
+        for (x0, y0), (x1, y1) in pairwise(mine):
+            if x0 <= x <= x1:
+                size = math.exp(y0 + (y1 - y0) * (x - x0) / max(1e-9, x1 - x0))
+                found.append({"nncodec": row, "bytes": round(size), "fewer": 1 - size / row["bytes"]})
+    return found
+
+
+def measured(name: str, task: lp.Task, options: argparse.Namespace, kept: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The result for one network, again after every row."""
     weights = Path(os.environ.get("LILLIPUT_WEIGHTS", ".")) / f"{name}-cifar10.safetensors"
     model = open_model(name, weights=str(weights)).eval()
-    judge = Judge(model, list(First(task.batches("val", 250), images)))
+    judge = Judge(model, list(First(task.batches("val", 250), options.images)))
     look = Look(task.example(), task.drawn(), task.loss)
     truth = judge(model)["accuracy"]
     print(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters, {truth:.2f} % in floats", flush=True)
-    rows = []
-    for found in (ours(model, look, judge), theirs(model, lp.perform(model, fold(model, look.example)), judge)):
-        for row in found:
+    rows = [row for row in kept if row["who"] not in options.side]
+    sides = {
+        "lilliput": lambda: ours(model, look, judge, options.steps),
+        "nncodec": lambda: theirs(model, lp.perform(model, fold(model, look.example)), judge, options.qps),
+    }
+    for side in options.side:
+        for row in sides[side]():
             rows.append(row)
             said = ", ".join(f"{k} {v}" for k, v in row.items() if k in ("network", "qp", "opt_qp", "step"))
-            print(
-                f"  {row['who']:9} {said:36} {row['bytes']:9,} bytes  {row['accuracy']:.2f} %  {row['divergence']:.4f}",
-                flush=True,
-            )
-    pairs = compared(rows, truth)
-    for pair in pairs:
+            numbers = f"{row['bytes']:9,} bytes  {row['accuracy']:.2f} %  {row['divergence']:.5f}"
+            print(f"  {row['who']:9} {said:36} {numbers}", flush=True)
+            pairs = compared(rows, truth)
+            yield {
+                "images": options.images, "float_accuracy": truth, "rows": rows, "compared": pairs,
+                "at_equal_divergence": at_divergence(rows, pairs),
+            }  # fmt: skip
+
+
+def tell(result: dict[str, Any]) -> None:
+    """The comparisons, a line each."""
+    for pair in result["compared"]:
         mine, fewer = pair["lilliput"], pair["fewer"]
         text = (
             f"{mine['bytes']:,} bytes at {mine['accuracy']:.2f} %: {fewer:.0%} fewer" if mine else "no file of ours as accurate"
         )
         print(f"  nncodec {pair['nncodec']['bytes']:,} bytes at {pair['nncodec']['accuracy']:.2f} %; {text}", flush=True)
-    return {"float_accuracy": truth, "rows": rows, "compared": pairs}
+    for pair in result["at_equal_divergence"]:
+        row = pair["nncodec"]
+        print(
+            f"  nncodec {row['bytes']:,} bytes, {row['divergence']:.5f} off; {pair['bytes']:,} bytes: {pair['fewer']:.0%} fewer"
+        )
+
+
+def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """What to measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=["resnet20", "resnet56"])
+    parser.add_argument("--images", type=int, default=5000, help="validation images")
+    parser.add_argument("--side", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--steps", nargs="+", type=float, default=STEPS)
+    parser.add_argument("--qps", nargs="+", type=int, default=QPS)
+    return parser.parse_args(argv)
 
 
 def main() -> None:
-    """Every network, written together."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*")
-    parser.add_argument("--images", type=int, default=5000, help="validation images")
-    options = parser.parse_args()
+    """Every network, written after every row."""
+    options = options_of()
     if importlib.util.find_spec("nncodec") is None:
         there = ROOT / ".bench-venv/bin/python"
         if not there.exists() or sys.prefix == str(ROOT / ".bench-venv"):
@@ -165,16 +225,25 @@ def main() -> None:
         os.execv(there, [str(there), *sys.argv])
     torch.set_num_threads(1)
     task = open_task("cifar10")
-    networks = {name: one(name, task, options.images) for name in options.networks or ("resnet20", "resnet56")}
-    result = {
-        "networks": networks,
-        "images": options.images,
-        "hardware": hardware(),
-        "versions": versions() | {"nncodec": "2.1.3"},
-    }
-    path = ROOT / "bench/results/compact.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(path.relative_to(ROOT))
+    for name in options.networks:
+        before = stored().get(name, {})
+        kept = before.get("rows", []) if before.get("images") == options.images else []
+        result: dict[str, Any] = {}
+        for result in measured(name, task, options, kept):
+            store(name, result)
+        tell(result)
+    print(RESULT.relative_to(ROOT))
+
+
+def stored() -> dict[str, Any]:
+    """What was measured before, by network."""
+    return json.loads(RESULT.read_text())["networks"] if RESULT.exists() else {}
+
+
+def store(name: str, result: dict[str, Any]) -> None:
+    """Beside the other networks' results."""
+    known = {"hardware": hardware(), "versions": versions() | {"nncodec": version("nncodec")}}
+    RESULT.write_text(json.dumps({"networks": stored() | {name: result}} | known, indent=1) + "\n")
 
 
 if __name__ == "__main__":

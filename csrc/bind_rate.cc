@@ -17,7 +17,7 @@ namespace {
 using Matrix = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 double round_weights(const std::tuple<int64_t, int64_t, int64_t>& shape, Matrix weights, Matrix steps, double extra_step, Matrix across,
-                   Matrix down, double price, int32_t most) {
+                   Matrix down, double price, int32_t most, bool turns) {
   const auto [rows, kernels, taps] = shape;
   const auto count = static_cast<size_t>(rows), width = static_cast<size_t>(kernels * taps), whole = weights.shape(1);
   const auto is = [](const auto& a, size_t n, size_t m) { return a.shape(0) == n && a.shape(1) == m; };
@@ -26,7 +26,7 @@ double round_weights(const std::tuple<int64_t, int64_t, int64_t>& shape, Matrix 
     throw nb::value_error("arrays that do not fit together");
   }
   const lilliput_rounding job{rows, kernels, taps, static_cast<int64_t>(whole - width), weights.data(), steps.data(), extra_step,
-                              across.data(), down.data(), price, most};
+                              across.data(), down.data(), price, most, turns};
   double bits = 0;
   int status;
   {
@@ -41,5 +41,7 @@ double round_weights(const std::tuple<int64_t, int64_t, int64_t>& shape, Matrix 
 }  // namespace
 
 void bind_rate(nb::module_& m) {
-  m.def("round_weights", &round_weights, "Round weights to what costs least in loss and bits together; how many bits that is.");
+  m.def("round_weights", &round_weights, nb::arg("shape"), nb::arg("weights"), nb::arg("steps"), nb::arg("extra_step"), nb::arg("across"),
+        nb::arg("down"), nb::arg("price"), nb::arg("most"), nb::arg("turns") = false,
+        "Round weights to what costs least in loss and bits together; how many bits that is.");
 }

@@ -50,6 +50,24 @@ Numbers::Numbers() {
   fill(index, 2);
 }
 
+Turns::Turns() {
+  fill(near, 0);
+  fill(wide, 0);
+  fill(kernel, 0);
+  fill(row, 0);
+  fill(both, 0);
+  fill(tap, 0);
+  fill(pair, 0);
+  fill(alone, 0);
+  balance(mixer, 12 << 10);
+  fill(around, 2);
+  fill(beside, 2);
+  fill(sign, 2);
+  std::fill(sign_mixer.weight, sign_mixer.weight + 3, 1 << 14);
+  fill(mantissa, 2);
+  fill(low_bits, 2);
+}
+
 Patterns::Patterns() {
   fill(alone, 6);
   fill(paired, 0);
@@ -62,18 +80,39 @@ namespace {
 
 constexpr int64_t kSample = 1 << 13;  // numbers that decide how a tensor is coded
 
-constexpr Kind kKinds[] = {Kind::dense, Kind::mixed, Kind::index, Kind::sparse_index};
+constexpr Kind kKinds[] = {Kind::dense, Kind::mixed, Kind::index, Kind::sparse_index, Kind::turns};
 constexpr size_t kWays = sizeof(kKinds) / sizeof(Kind), kMixedWay = 1;
 constexpr uint64_t kNever = 1ull << 62;
+constexpr int64_t kNoChance = 40;  // so many numbers that are not zero have been chosen to take turns
 
 int64_t priced_rows(const Spec& spec) {
   const int64_t part = std::max(kSample, spec.shape.count() / 8);
   return std::min(spec.shape.rows, std::max<int64_t>(1, part / spec.shape.row()));
 }
 
+bool may_take_turns(const Spec& spec, size_t bytes) {
+  return bytes <= 4 && spec.range.low <= 0 && spec.range.high >= 0 && spec.kind != Kind::patterns;
+}
+
+template <class T>
+bool takes_turns(const T* data, const Spec& spec) {
+  if (!may_take_turns(spec, sizeof(T))) return false;
+  Trellis trellis;
+  int64_t others = 0;
+  for (const T* end = data + spec.shape.count(); data < end; ++data) {
+    const auto number = static_cast<int64_t>(*data);
+    if (!trellis.holds(number)) return false;
+    others += number != 0;
+    trellis.step(trellis.code(number));
+  }
+  return others >= kNoChance;
+}
+
 // What a part of a tensor costs when it is coded in this way, as all tensors before it have been.
 template <class T>
-uint64_t price(Numbers& m, T* data, Spec spec) {
+uint64_t price(State& state, T* data, Spec spec) {
+  Numbers& m = state.numbers;
+  if (spec.kind == Kind::turns && !takes_turns(data, spec)) return kNever;
   if (spec.width > kIndexBits && (spec.kind == Kind::index || spec.kind == Kind::sparse_index)) return kNever;
   spec.shape.rows = priced_rows(spec);
   Counter counter;
@@ -81,6 +120,8 @@ uint64_t price(Numbers& m, T* data, Spec spec) {
     by_magnitude<false>(counter, m, data, spec);
   } else if (spec.kind == Kind::dense) {
     by_magnitude<true>(counter, m, data, spec);
+  } else if (spec.kind == Kind::turns) {
+    by_turns(counter, state.some_turns(), data, spec);
   } else {
     by_index(counter, m, data, spec);
   }
@@ -90,7 +131,7 @@ uint64_t price(Numbers& m, T* data, Spec spec) {
 // Zero, unless another number is more than twice as frequent; the most frequent one where indices follow.
 template <class T>
 int64_t centre_of(const T* data, const Spec& spec) {
-  if (spec.width > kIndexBits) return spec.range.centre;
+  if (spec.width > kIndexBits || spec.kind == Kind::turns) return spec.range.centre;
   std::vector<int64_t> counts(size_t{1} << kIndexBits);
   const int64_t seen = std::min(spec.shape.count(), kSample);
   for (int64_t i = 0; i < seen; ++i) ++counts[static_cast<size_t>(static_cast<int64_t>(data[i]) - spec.range.low)];
@@ -124,7 +165,7 @@ Spec with_kind(const lilliput_piece& piece, size_t way) {
 
 // How each tensor is coded: all alike, so that they learn from one another, but for those that save two percent otherwise.
 std::vector<Spec> choose(const lilliput_piece* pieces, size_t count) {
-  auto worlds = std::make_unique<std::array<Numbers, kWays>>();
+  auto worlds = std::make_unique<std::array<State, kWays>>();
   std::vector<std::array<uint64_t, kWays>> prices(count);
   for (size_t i = 0; i < count; ++i) {
     if (pieces[i].patterns || spec_of(pieces[i]).shape.count() == 0) continue;
@@ -151,10 +192,10 @@ void put_spec(Encoder& io, const Spec& spec, int64_t usual) {
   if (moved) plain_bits(io, static_cast<uint64_t>(spec.range.centre) - static_cast<uint64_t>(spec.range.low), spec.width);
 }
 
-bool get_spec(Decoder& io, Spec& spec) {
+bool get_spec(Decoder& io, Spec& spec, size_t bytes) {
   const bool patterns = spec.kind == Kind::patterns;
   const uint64_t kind = plain_bits(io, 0, kKindBits);
-  if (kind > static_cast<uint64_t>(Kind::patterns) || (kind == static_cast<uint64_t>(Kind::patterns)) != patterns) return false;
+  if (kind > static_cast<uint64_t>(Kind::turns) || (kind == static_cast<uint64_t>(Kind::patterns)) != patterns) return false;
   spec.kind = static_cast<Kind>(kind);
   if (patterns) return true;
   if (plain_bits(io, 0, 1)) {
@@ -162,6 +203,7 @@ bool get_spec(Decoder& io, Spec& spec) {
     if (above > static_cast<uint64_t>(spec.range.high) - static_cast<uint64_t>(spec.range.low)) return false;
     spec.range.centre = static_cast<int64_t>(static_cast<uint64_t>(spec.range.low) + above);
   }
+  if (spec.kind == Kind::turns) return may_take_turns(spec, bytes) && spec.range.centre == 0;
   const bool indexed = spec.kind == Kind::index || spec.kind == Kind::sparse_index;
   return !indexed || spec.width <= kIndexBits;
 }
@@ -232,7 +274,7 @@ int decode(const uint8_t* bytes, size_t size, const lilliput_piece* pieces, size
   for (size_t i = 0; i < count; ++i) {
     Spec spec = spec_of(pieces[i]);
     if (spec.shape.count() > 0) {
-      if (!get_spec(io, spec)) return io.missing() ? lilliput_too_few_bytes : lilliput_bad_kind;
+      if (!get_spec(io, spec, static_cast<size_t>(pieces[i].width))) return io.missing() ? lilliput_too_few_bytes : lilliput_bad_kind;
       const bool good = typed(pieces[i], [&](auto* data) { return body(io, *state, data, spec); });
       if (io.missing()) return lilliput_too_few_bytes;
       if (!good) return lilliput_out_of_bounds;

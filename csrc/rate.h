@@ -22,6 +22,7 @@ typedef struct {
   const double* down;
   double price;  // rise of the loss that a bit is worth
   int32_t most;  // no code is further from zero
+  int32_t turns;  // not 0: every code is of one of two quantizers that take turns (trellis.h), so steps should be half as large
 } lilliput_rounding;
 
 // Returns a `lilliput_status`. `*bits`, unless `bits` is null, is what the codes would cost in a file by themselves.

@@ -7,6 +7,7 @@
 #include "codec.h"
 #include "numbers.h"
 #include "patterns.h"
+#include "trellis.h"
 
 namespace lilliput {
 
@@ -16,6 +17,11 @@ struct State {
   Patterns& some_patterns() {
     if (!patterns) patterns = std::make_unique<Patterns>();
     return *patterns;
+  }
+  std::unique_ptr<Turns> turns;  // the same holds for these
+  Turns& some_turns() {
+    if (!turns) turns = std::make_unique<Turns>();
+    return *turns;
   }
 };
 
@@ -106,6 +112,32 @@ bool by_index(IO& io, Numbers& m, T* data, const Spec& spec) {
   return true;
 }
 
+// Numbers of two quantizers that take turns.
+template <class IO, class T>
+bool by_turns(IO& io, Turns& m, T* data, const Spec& spec) {
+  Trail trail(spec.shape);
+  Trellis trellis;
+  for (int64_t row = 0; row < spec.shape.rows; ++row, trail.next_row()) {
+    for (size_t kernel = 0; kernel < static_cast<size_t>(spec.shape.kernels); ++kernel) {
+      for (int64_t tap = 0; tap < spec.shape.taps; ++tap, ++data) {
+        const int64_t was = IO::decodes ? 0 : trellis.code(static_cast<int64_t>(*data));
+        const int64_t is = turn_code(io, m, trail.view(kernel), trellis.quantizer(), was);
+        if constexpr (IO::decodes) {
+          const int64_t number = trellis.number(is);
+          if (number < spec.range.low || number > spec.range.high) return false;
+          *data = static_cast<T>(number);
+        }
+        trail.add(kernel, is);
+        trellis.step(is);
+      }
+    }
+    if constexpr (IO::decodes) {
+      if (io.missing()) return false;
+    }
+  }
+  return true;
+}
+
 template <class IO, class T>
 bool by_pattern(IO& io, Patterns& m, T* data, const Spec& spec) {
   constexpr int kBytes = static_cast<int>(sizeof(T));
@@ -136,6 +168,7 @@ bool body(IO& io, State& state, T* data, const Spec& spec) {
     case Kind::dense: return by_magnitude<true>(io, state.numbers, data, spec);
     case Kind::index:
     case Kind::sparse_index: return by_index(io, state.numbers, data, spec);
+    case Kind::turns: return by_turns(io, state.some_turns(), data, spec);
     case Kind::patterns: return by_pattern(io, state.some_patterns(), data, spec);
   }
   return false;

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lilliput.kernels.ranges import Decoder, cells
+from lilliput.kernels.ranges import MAGNITUDES as LEVELS
+from lilliput.kernels.ranges import Decoder, cells, level
+from lilliput.kernels.turns import Trail, Trellis, Turns
 
-LIMIT, SLOW, LEVELS, STEPS = 1000, 18, 16, 68
-MIXED, DENSE, INDEX, SPARSE_INDEX, PATTERNS = range(5)
+LIMIT, SLOW, STEPS = 1000, 18, 68
+MIXED, DENSE, INDEX, SPARSE_INDEX, PATTERNS, TURNS = range(6)
 KIND_BITS, INDEX_BITS = 3, 12
 
 Array = NDArray[np.signedinteger[Any]]
@@ -87,24 +89,16 @@ class Past:
         self.kernels[kernel] += 256 * m - self.kernels[kernel] >> 5
 
 
-def level(x: int) -> int:
-    """A magnitude as one of sixteen levels, two an octave."""
-    if x < 3:
-        return x
-    n = x.bit_length()
-    return min(2 * n - 2 + (x >> n - 2 & 1), LEVELS - 1)
-
-
 class Reader:
     """One tensor after another out of a decoder."""
 
     def __init__(self, io: Decoder) -> None:
-        self.io, self.numbers = io, Numbers()
+        self.io, self.numbers, self.turns = io, Numbers(), Turns()
 
     def read(self, layout: Layout, out: Array) -> None:
         """Fill an array. Raises `OutOfBounds`, `BadKind` or `TooFewBytes`."""
         kind = self.io.plain(KIND_BITS)
-        if kind >= PATTERNS:
+        if kind == PATTERNS or kind > TURNS:
             raise BadKind
         self.layout, self.kind = layout, kind
         self.span = (layout.high - layout.low).bit_length()
@@ -112,6 +106,9 @@ class Reader:
         self.below, self.above = self.centre - layout.low, layout.high - self.centre
         if kind in (INDEX, SPARSE_INDEX) and self.span > INDEX_BITS:
             raise BadKind
+        if kind == TURNS:
+            self._take_turns(out)
+            return
         flat, past, at = out.reshape(-1), Past(layout), 0
         for _ in range(layout.rows):
             for kernel in range(layout.kernels):
@@ -119,6 +116,23 @@ class Reader:
                     flat[at] = self._number(past, kernel)
                     at += 1
             past.next_row()
+
+    def _take_turns(self, out: Array) -> None:
+        layout, trellis = self.layout, Trellis()
+        if self.centre or layout.width > 4:
+            raise BadKind
+        trail, flat = Trail(layout.kernels, layout.taps), out.reshape(-1)
+        for at in range(layout.numbers):
+            kernel = at // layout.taps % layout.kernels
+            if at and at % (layout.kernels * layout.taps) == 0:
+                trail.next_row()
+            k = self.turns.code(self.io, trail.view(kernel), trellis.quantizer)
+            number = trellis.number(k)
+            if not layout.low <= number <= layout.high:
+                raise OutOfBounds
+            flat[at] = number
+            trail.add(kernel, k)
+            trellis.step(k)
 
     def _centre(self) -> int:
         usual = 0 if self.layout.low <= 0 <= self.layout.high else self.layout.low

@@ -10,6 +10,7 @@ LEAST = 1 << 5
 NARROW = 1 << 32
 WORD = NARROW - 1
 HEAVIEST = 1 << 20
+MAGNITUDES = 16
 
 Cells = list[int]
 
@@ -50,6 +51,14 @@ def stretched() -> Cells:
 def cells(number: int, count: int) -> Cells:
     """Cells that hold one half and have learnt `count` times."""
     return [(ONE // 2) << 16 | count] * number
+
+
+def level(x: int) -> int:
+    """A magnitude as one of sixteen levels, two an octave."""
+    if x < 3:
+        return x
+    n = x.bit_length()
+    return min(2 * n - 2 + (x >> n - 2 & 1), MAGNITUDES - 1)
 
 
 class Decoder:

@@ -27,6 +27,7 @@ class Job(NamedTuple):
     down: Matrix
     price: float
     most: int
+    turns: bool = False
 
 
 def round_weights(native: Any, job: Job) -> float:

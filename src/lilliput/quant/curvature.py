@@ -94,9 +94,8 @@ class _Listener:
 
     def _see(self, site: str, layer: Any, x: Tensor, out: Tensor) -> None:
         with torch.no_grad():
-            x = self._columns(layer, through(layer.input_maps, x) if isinstance(layer, Mapped) else x)
-            if layer.bias is not None:
-                x = torch.cat([x, x.new_ones(len(x), 1, x.shape[2])], 1)
+            x = columns(layer, through(layer.input_maps, x) if isinstance(layer, Mapped) else x, self._spots(out))
+            x = x if layer.bias is None else with_ones(x)
             self.across[site] = self.across.get(site, 0) + (x @ x.transpose(1, 2)).double().cpu()
             self.counts[site] += x.shape[2]
         groups = getattr(layer, "groups", 1)
@@ -107,15 +106,34 @@ class _Listener:
         g = g.reshape(groups, len(g) // groups, -1)
         self.down[site] = self.down.get(site, 0) + (g @ g.transpose(1, 2)).double().cpu()
 
-    def _columns(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """What weights are multiplied with, (groups, in·kh·kw, images·positions), at some of the positions."""
-        if not isinstance(layer, nn.Conv2d):
-            return x.reshape(-1, x.shape[-1]).T.unsqueeze(0)
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        kernel: Any = layer.kernel_size
-        x = F.pad(x, layer._reversed_padding_repeated_twice, mode)
-        x = F.unfold(x, kernel, dilation=layer.dilation, stride=layer.stride)  # type: ignore[arg-type]  # (n, in·kh·kw, l)
-        if x.shape[2] > _POSITIONS:
-            x = x[:, :, torch.randperm(x.shape[2], generator=self.draw)[:_POSITIONS].to(x.device)]
-        n, rows, spots = x.shape
-        return x.view(n, layer.groups, rows // layer.groups, spots).permute(1, 2, 0, 3).reshape(layer.groups, -1, n * spots)
+    def _spots(self, out: Tensor) -> Tensor | None:
+        if out.dim() != 4 or out[0, 0].numel() <= _POSITIONS:
+            return None
+        return torch.randperm(out[0, 0].numel(), generator=self.draw)[:_POSITIONS].to(out.device)
+
+
+def columns(layer: nn.Module, x: Tensor, spots: Tensor | None = None) -> Tensor:
+    """What weights are multiplied with, (groups, in·kh·kw, images·positions), at all positions or at some."""
+    if not isinstance(layer, nn.Conv2d):
+        return x.reshape(-1, x.shape[-1]).T.unsqueeze(0)
+    windows = _windows(layer, x)  # (n, in, oh, ow, kh, kw)
+    wide = windows.shape[3]
+    spots = torch.arange(windows.shape[2] * wide, device=x.device) if spots is None else spots
+    picked = windows[:, :, spots // wide, spots % wide]  # (n, in, positions, kh, kw)
+    n, count = len(picked), len(spots)
+    return picked.view(n, layer.groups, -1, *picked.shape[2:]).permute(1, 2, 4, 5, 0, 3).reshape(layer.groups, -1, n * count)
+
+
+def _windows(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = F.pad(x, layer._reversed_padding_repeated_twice, mode).contiguous()
+    places = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.dilation, strict=True)
+    counts = [(size - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, dilation in places]
+    (n, c, _, _), (a, b, down, right) = x.shape, x.stride()
+    strides = (a, b, down * layer.stride[0], right * layer.stride[1], down * layer.dilation[0], right * layer.dilation[1])
+    return x.as_strided((n, c, *counts, *layer.kernel_size), strides)
+
+
+def with_ones(x: Tensor) -> Tensor:
+    """The same with a last row that a bias is multiplied with."""
+    return torch.cat([x, x.new_ones(len(x), 1, x.shape[2])], 1)

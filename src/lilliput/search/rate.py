@@ -15,8 +15,7 @@ from lilliput.core.perform import perform
 from lilliput.data import Task
 from lilliput.errors import BudgetError, ConfigError
 from lilliput.measure.accuracy import accuracy
-from lilliput.quant.curvature import Curvature
-from lilliput.quant.rate import RateQuantize, gridded, round_weights
+from lilliput.quant.rate import RateQuantize, gridded
 from lilliput.store import save
 
 FINEST, COARSEST = 2.0**-15, 2.0**-4
@@ -69,7 +68,7 @@ def pack(
 
 
 class _Search:
-    """One network with its curvature, rounded as often as is asked."""
+    """One network with what is seen of it, rounded as often as is asked."""
 
     def __init__(self, model: nn.Module, task: Task, method: RateQuantize, seed: int, architecture: str | None) -> None:
         self.task, self.method, self.architecture = task, method, architecture
@@ -78,12 +77,12 @@ class _Search:
         sites = gridded(self.plan)
         if not sites:
             raise ConfigError("there is no layer whose weight could be rounded: all have maps already; bake the model first")
-        self.bends: dict[str, Curvature] = method.seen(self.plan, sites, look)
+        self.seen = method.seen(self.plan, sites, look)
 
     def rounded(self, step: float) -> nn.Module:
         """The network at this step."""
         after = perform(self.plan, [])
-        round_weights(after, self.bends, step, self.method.price)
+        self.method.round(after, self.seen, step)
         return after
 
     def right(self, model: nn.Module) -> float:
