@@ -124,7 +124,7 @@ def test_of_many_bad_images_the_first_few_are_named(files: Files, plant: Plant) 
 def test_skipping_never_empties_a_class(files: Files, plant: Plant) -> None:
     bad = {name: b"x" for name in files if name.startswith("test/dog")}
     message = refused(plant({**files, **bad}), Options(skip_bad=True))
-    assert "class folders without a usable image: `test/dog`" in message
+    assert "classes without a usable image: `test/dog`" in message
 
 
 def test_an_empty_class_folder_is_named(files: Files, plant: Plant, pack: Plant) -> None:

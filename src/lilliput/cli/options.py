@@ -25,7 +25,8 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="`digits`, `fashion-mnist`, `cifar10`, a folder or `.zip` of train|test/CLASS/IMAGE, or `file.py:function`.",
+        help="`digits`, `fashion-mnist`, `cifar10`, a folder or `.zip` of train|test/CLASS/IMAGE, a Hugging Face data set on "
+        "disk, or `file.py:function`.",
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Weights: safetensors, a state-dict checkpoint, or `pretrained`.")]

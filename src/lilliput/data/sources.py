@@ -3,7 +3,8 @@
     digits             8 x 8 scans that scikit-learn brings along
     fashion-mnist      IDX files
     cifar10            the official python archive, or a zip or folder of images
-    PATH               a folder or .zip of train|val|test/CLASS/IMAGE, a folder of IDX files, or CIFAR's python archive
+    PATH               a folder or .zip of train|val|test/CLASS/IMAGE, a folder of IDX files, CIFAR's python archive, or a
+                       data set of the Hugging Face hub: shards of Parquet, what `save_to_disk` writes, or its cache
     file.py:function   a function that returns a Task
 
 A name is looked for in `$LILLIPUT_DATA` (`NAME`, `NAME.zip`, or under its publisher's file names), then in the cache,
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lilliput import script
-from lilliput.data import cifar, digits, folder, idx
+from lilliput.data import cifar, digits, folder, idx, shards
 from lilliput.data.augment import CropFlip
 from lilliput.data.fetch import Download, fetch
 from lilliput.data.fetch import folder as fetched
@@ -30,7 +31,12 @@ from lilliput.errors import ConfigError, DataError, UnknownName, at
 from lilliput.registry import Registry
 
 # A folder of images is what any other folder must be, so it comes last.
-_FORMATS = ((cifar.accepts, cifar.read), (idx.accepts, idx.read), (folder.accepts, folder.read))
+_FORMATS = (
+    (cifar.accepts, cifar.read),
+    (idx.accepts, idx.read),
+    (shards.accepts, shards.read),
+    (folder.accepts, folder.read),
+)
 _FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 
 
@@ -164,7 +170,7 @@ def read_path(path: Path, options: Options) -> Splits:
             return read(path, options)
     raise DataError(
         f"`{path}` is no data set; give a folder or .zip of train|val|test/CLASS/IMAGE, a folder of four IDX files, "
-        "or cifar-10-python.tar.gz"
+        "cifar-10-python.tar.gz, or a folder of Parquet or Arrow shards"
     )
 
 

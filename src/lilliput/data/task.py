@@ -16,6 +16,7 @@ from lilliput.config import parse
 from lilliput.data.augment import CropFlip, default
 from lilliput.data.batches import Batches, Layout, chances, order
 from lilliput.data.images import Images, images_of
+from lilliput.data.loaders import read_loader
 from lilliput.data.normalize import IMAGENET, Normalization, measure
 from lilliput.data.scores import AUX, Score, heads, losses, metrics
 from lilliput.data.seeds import generator
@@ -70,6 +71,39 @@ class Task:
         self.augment = _augmentation(augment, self.input_shape)
         self._loss = losses[loss] if isinstance(loss, str) else loss
         self._metric = metrics[metric] if isinstance(metric, str) else metric
+
+    @classmethod
+    def of_loaders(
+        cls,
+        train: Any,
+        test: Any,
+        val: Any = None,
+        *,
+        classes: int | Sequence[str] | None = None,
+        normalize: str | tuple[Sequence[float], Sequence[float]] | None = None,
+        augment: CropFlip | str = "none",
+        name: str = "loaders",
+        seed: int = 0,
+    ) -> Task:
+        """A task of PyTorch `DataLoader`s, or of data sets, each read once into memory in the order that `seed` gives.
+
+        A batch is a pair (x, y), or has `image` or `pixel_values`, and `label` or `labels`: x (b, C, H, W) floating point or
+        `uint8`, y (b) whole numbers from 0. Batch size and order are not taken over: training asks for its own.
+
+        classes    as of any `Task`: the largest label of train says their number, unless it or their names are given
+        normalize  floating point is taken as it comes (`"none"`), for the loader's transform has normalised it, and a network
+                   trained with it expects no more; bytes are normalised as in any `Task`
+        augment    none by default. A random transform in the loader would be drawn once and for all, so it is refused where
+                   it shows: leave it out there, and say here what is to be drawn anew each epoch, `augment.crop_flip(pad=4)`
+        Without `val`, a tenth of train is held out by `seed`. Raises `DataError` that says what came and what is wanted.
+        """
+        read = {"train": train, "test": test} | ({} if val is None else {"val": val})
+        images = {split: read_loader(loader, split, seed) for split, loader in read.items()}
+        floats = images["train"].dtype != np.uint8
+        return cls(
+            images["train"], images["test"], images.get("val"), classes=classes, augment=augment, name=name, seed=seed,
+            normalize="none" if normalize is None and floats else normalize,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(self.split(split))}" for split in ("train", "val", "test"))
