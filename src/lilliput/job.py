@@ -236,6 +236,8 @@ class _Compression:
             "digest": edit_values.digest(edits(made.model)),
             "integer_nodes": sum(after.exported.integer_nodes.values()),
             "float_nodes": [f"{name}: {why}" for name, why in after.exported.float_nodes.items()],
+            "packed_nodes": after.exported.packed_nodes,
+            "dense_nodes": [f"{name}: {why}" for name, why in after.exported.dense_nodes.items()],
             "warnings": self._warnings(before, after, proposal),
         }  # fmt: skip
 
@@ -244,6 +246,11 @@ class _Compression:
         lines = [f"{name} ran {times} times and its cost is not counted" for name, times in found.items()]
         if not self.storable:
             lines.append(f"model.lil was not written: {UNNAMED}")
+        if packed := sum(after.exported.packed_nodes.values()):
+            lines.append(
+                f"model.onnx holds {packed} operations of domain `lilliput`, which need its library "
+                "(`lilliput.kernels.register`); `lilliput export model.lil model.onnx --plain` writes one without."
+            )
         if proposal is not None and not proposal.reachable:
             lines.append("No candidate met the size and latency budgets; the nearest one was taken.")
         return lines
