@@ -18,7 +18,7 @@ from lilliput.data.cache import root
 from lilliput.errors import ConfigError, UnknownName
 from lilliput.export import export
 from lilliput.export.running import LayerKernel, running
-from lilliput.kernels.worth import full_of_zeros
+from lilliput.kernels.break_even import full_of_zeros
 from lilliput.measure.latency import Latency, Ratio, time_files, time_modules
 from lilliput.measure.layer_times import LayerTime, layer_times
 from lilliput.measure.shape_times import LayerShape, ShapeTimes

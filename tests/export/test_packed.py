@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,28 +21,27 @@ from lilliput.errors import ConfigError, ExportError, ModelError
 from lilliput.export import export
 from lilliput.export.onnx import predictor
 from lilliput.export.packed import pack
-from lilliput.kernels import pack_binary, pack_sparse, runtime
+from lilliput.kernels import break_even, pack_binary, pack_sparse, runtime
 from lilliput.kernels.runtime import DOMAIN
 from lilliput.measure.latency import session, time_files, used_domains
 from lilliput.prune import Weights
 from lilliput.quant import Quantize
 
 pytestmark = pytest.mark.skipif(kernels.backend() != "native", reason="the native core was not built")
-times = sys.modules["lilliput.kernels.worth"]  # the module, which its function hides
 
 
 @pytest.fixture
 def faster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Packed layers are faster than dense ones."""
-    monkeypatch.setattr(times, "_known", {})
-    monkeypatch.setattr(times, "_measure", lambda layer, size: (2.0, 1.0))
+    monkeypatch.setattr(break_even, "_known", {})
+    monkeypatch.setattr(break_even, "_measure", lambda layer, size: (2.0, 1.0))
 
 
 @pytest.fixture
 def slower(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are not."""
-    monkeypatch.setattr(times, "_known", {})
-    monkeypatch.setattr(times, "_measure", lambda layer, size: (1.0, 2.0))
+    monkeypatch.setattr(break_even, "_known", {})
+    monkeypatch.setattr(break_even, "_measure", lambda layer, size: (1.0, 2.0))
 
 
 def sparse() -> nn.Module:

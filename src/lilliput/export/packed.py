@@ -13,9 +13,9 @@ from lilliput.export.agree import agree, outputs
 from lilliput.export.rewrite import Net, attributes
 from lilliput.export.targets import packers
 from lilliput.kernels import pack_binary, worth
+from lilliput.kernels.break_even import packed
 from lilliput.kernels.runtime import DOMAIN, VERSION, built, register
 from lilliput.kernels.signs import thresholds
-from lilliput.kernels.worth import packed
 from lilliput.measure.latency import domains
 from lilliput.quant.integer import Affine
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lilliput.kernels import cpu, entropy, rounding
+from lilliput.kernels.break_even import Worth, pack_sparse, worth
 from lilliput.kernels.layers import (
     BREAK_EVEN,
     BinaryConv2d,
@@ -22,7 +23,6 @@ from lilliput.kernels.layers import (
 from lilliput.kernels.numbers import Array, Layout
 from lilliput.kernels.runtime import register
 from lilliput.kernels.translate import translations
-from lilliput.kernels.worth import Worth, pack_sparse, worth
 
 
 def _load() -> Any:

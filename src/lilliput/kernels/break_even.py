@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lilliput.core.layers import MappedConv2d, MappedLinear
+from lilliput.errors import WorkError
 from lilliput.kernels import runtime, sparse
 from lilliput.kernels.layers import BREAK_EVEN, SparseConv2d, SparseLinear
 from lilliput.kernels.layers import pack_sparse as pack_by_share
@@ -209,8 +210,10 @@ def _measure(module: nn.Conv2d | nn.Linear, size: tuple[int, ...]) -> tuple[floa
         dense, thin = _conv(module, weight)
         shape = (size[0], BRIDGE, *size[2:])
     x = torch.linspace(-1, 1, prod(shape)).view(shape).numpy()
-    one, other = (_call(graph, x) for graph in (dense, thin))
-    return _in_turns(one, other)
+    try:
+        return _in_turns(_call(dense, x), _call(thin, x))
+    except Exception as error:  # the runtime's errors share no base
+        raise WorkError(f"ONNX Runtime cannot run a packed layer here: {str(error).splitlines()[0]}") from error
 
 
 Graph = tuple[list[Any], dict[str, Tensor]]  # nodes from "x" to "y", and the tensors they read by name

@@ -12,10 +12,8 @@ from lilliput import kernels
 from lilliput.core.edits import Map
 from lilliput.core.perform import perform
 from lilliput.errors import WorkError
-from lilliput.kernels import SparseConv2d, SparseLinear, Worth, pack_sparse, runtime, worth
-from lilliput.kernels import worth as _worth  # the function; the module is below
+from lilliput.kernels import SparseConv2d, SparseLinear, Worth, break_even, pack_sparse, runtime, worth
 
-module = __import__("sys").modules["lilliput.kernels.worth"]
 native = pytest.mark.skipif(kernels.backend() != "native", reason="the native core was not built")
 X = torch.randn(2, 3, 8, 8)
 
@@ -36,8 +34,8 @@ def net(zeros: float = 0.9) -> nn.Sequential:
 def timed(monkeypatch: pytest.MonkeyPatch, dense: float, packed: float) -> list[tuple[int, ...]]:
     """Made-up times instead of measured ones; the shapes that were asked for."""
     asked: list[tuple[int, ...]] = []
-    monkeypatch.setattr(module, "_known", {})
-    monkeypatch.setattr(module, "_measure", lambda layer, size: asked.append(size) or (dense, packed))
+    monkeypatch.setattr(break_even, "_known", {})
+    monkeypatch.setattr(break_even, "_measure", lambda layer, size: asked.append(size) or (dense, packed))
     return asked
 
 
@@ -119,6 +117,6 @@ def test_worth_in_words() -> None:
 
 def test_without_the_library_nothing_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "__file__", "nowhere/runtime.py")
-    assert _worth(net(0.0), X) == ()
+    assert worth(net(0.0), X) == ()
     with pytest.raises(WorkError, match="was not built"):
         worth(net(), X)
