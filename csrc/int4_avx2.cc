@@ -13,39 +13,48 @@ constexpr int kUnits = 16;   // in a register
 constexpr int kMost = 2;     // registers of pixels at a time
 constexpr int kOutputs = 4;  // with them 8 of sums, and 8 left over
 
+// Some steps in 16 bits. A function of its own, whose sums stay in registers.
+template <int V>
+__attribute__((noinline)) void few(const Int4Tile& t, int64_t at, int64_t first, int64_t end, __m256i (&made)[kOutputs][V]) {
+  const uint16_t* planes = static_cast<const uint16_t*>(t.planes) + at;
+  const int8_t* w = t.weights + first * 2 * kOutputs;
+  __m256i sum[kOutputs][V];
+#pragma GCC unroll 4
+  for (int k = 0; k < kOutputs; ++k) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) sum[k][v] = _mm256_setzero_si256();
+  }
+  for (int64_t s = first; s < end; ++s, w += 2 * kOutputs) {
+    const uint16_t* from = planes + t.offsets[s];
+    __m256i x[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) x[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + v * kUnits));
+#pragma GCC unroll 4
+    for (int k = 0; k < kOutputs; ++k) {
+      int16_t pair;
+      __builtin_memcpy(&pair, w + 2 * k, 2);
+      const __m256i both = _mm256_set1_epi16(pair);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[k][v] = _mm256_add_epi16(sum[k][v], _mm256_maddubs_epi16(x[v], both));
+    }
+  }
+#pragma GCC unroll 4
+  for (int k = 0; k < kOutputs; ++k) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) made[k][v] = sum[k][v];
+  }
+}
+
 template <int V>
 void tile(const Int4Tile& t, int64_t at) {
-  const uint16_t* planes = static_cast<const uint16_t*>(t.planes) + at;
-  const int8_t* w = t.weights;
-  __m256i wide[kOutputs][V][2];
+  __m256i wide[kOutputs][V][2], sum[kOutputs][V];
   for (auto& output : wide) {
     for (auto& pixels : output) pixels[0] = pixels[1] = _mm256_setzero_si256();
   }
   int64_t s = 0;
-  for (const int64_t* end = t.ends; s < t.steps; ++end) {
-    __m256i sum[kOutputs][V];
-#pragma GCC unroll 4
+  for (const int64_t* end = t.ends; s < t.steps; s = *end++) {
+    few<V>(t, at, s, *end, sum);
     for (int k = 0; k < kOutputs; ++k) {
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sum[k][v] = _mm256_setzero_si256();
-    }
-    for (; s < *end; ++s, w += 2 * kOutputs) {
-      const uint16_t* from = planes + t.offsets[s];
-      __m256i x[V];
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) x[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + v * kUnits));
-#pragma GCC unroll 4
-      for (int k = 0; k < kOutputs; ++k) {
-        int16_t pair;
-        __builtin_memcpy(&pair, w + 2 * k, 2);
-        const __m256i both = _mm256_set1_epi16(pair);
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sum[k][v] = _mm256_add_epi16(sum[k][v], _mm256_maddubs_epi16(x[v], both));
-      }
-    }
-#pragma GCC unroll 4
-    for (int k = 0; k < kOutputs; ++k) {
-#pragma GCC unroll 2
       for (int v = 0; v < V; ++v) {
         const __m256i low = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum[k][v]));
         const __m256i high = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum[k][v], 1));
