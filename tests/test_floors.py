@@ -17,7 +17,7 @@ FLOORS = [
     ["measure", "kernels", "data"],
     ["factor", "prune", "quant", "distill"],
     ["guest"],
-    ["train", "lightning", "store", "export"],
+    ["train", "lightning", "logs", "trackers", "store", "export"],
     ["clock", "evaluate", "opening"],
     ["recipe"],
     ["search", "report"],

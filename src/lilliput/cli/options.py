@@ -37,6 +37,10 @@ Seed = Annotated[int, typer.Option(help="Seed of the validation split, of traini
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave corrupt images out instead of stopping.")]
 Split = Annotated[str, typer.Option(help="train, val or test.")]
 Shape = Annotated[str | None, typer.Option("--input", help="Input as `C,H,W`; the architecture's own by default.")]
+Log = Annotated[
+    list[str] | None,
+    typer.Option("--log", help="Metrics for csv, tensorboard, mlflow or wandb, beside what is written; repeatable."),
+]
 Devices = Annotated[int, typer.Option(min=1, help="Processes that share each batch.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 

@@ -13,6 +13,7 @@ from lilliput.cli.options import (
     Data,
     Devices,
     Json,
+    Log,
     Model,
     Seed,
     Shape,
@@ -47,12 +48,14 @@ def compress(
     skip_bad: SkipBad = False,
     devices: Devices = 1,
     accelerator: Accelerator = "auto",
+    log: Log = None,
     trust: Trust = False,
     json_out: Json = False,
 ) -> None:
     """Compress a trained network by a recipe or to a budget, measure it beside the original, and report."""
     from lilliput import job, report
     from lilliput.data import open_task
+    from lilliput.logs import Log as Logging
     from lilliput.opening import open_model
     from lilliput.quant.shortcuts import shortcut
     from lilliput.recipe import Recipe
@@ -70,12 +73,14 @@ def compress(
     need_weights(model, weights, pretrain)
     network = open_model(model, weights=weights, trust=trust, seed=seed)
     task = open_task(data, seed=seed, skip_bad=skip_bad)
-    with Training() as watch:
+    with Training() as bar, Logging(log or (), out / "logs", watch=bar) as watch:
+        watch.settings({"model": model, "data": data, "seed": seed, **({"recipe": plan.text()} if plan else {})})
         settings = job.Settings(seed, epochs, threads, Machine(accelerator, devices), watch=watch, say=say)
         job.check_fit(network, task)
         if pretrain:
             network = job.pretrain(network, task, pretrain, settings)
         result = job.compress(network, task, plan, out=out, budget=budget, settings=settings)
+        watch.result(result.metrics)
     show(report.summary(result.metrics), result.metrics, json_out)
     if not json_out:
         screen.print(f"report: {out / 'report.html'}")
@@ -96,12 +101,14 @@ def train(
     skip_bad: SkipBad = False,
     devices: Devices = 1,
     accelerator: Accelerator = "auto",
+    log: Log = None,
     trust: Trust = False,
     json_out: Json = False,
 ) -> None:
     """Train a network; a run that was stopped goes on where it stood."""
     from lilliput import job
     from lilliput.data import open_task
+    from lilliput.logs import Log as Logging
     from lilliput.opening import open_model
     from lilliput.store import save
     from lilliput.terminal import Training, say, show
@@ -111,7 +118,8 @@ def train(
     task = open_task(data, seed=seed, skip_bad=skip_bad)
     job.check_fit(network, task)
     step = Fit(epochs=epochs, lr=lr, batch_size=batch_size)
-    with Training() as watch:
+    with Training() as bar, Logging(log or (), out.with_suffix(".logs"), watch=bar) as watch:
+        watch.settings({"model": model, "data": data, "seed": seed, "fit": step.text()})
         settings = job.Settings(seed, machine=Machine(accelerator, devices), watch=watch, say=say)
         trained, history = job.train(network, task, step, settings)
     written = save(trained, out)
