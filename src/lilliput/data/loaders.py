@@ -86,7 +86,7 @@ def _check_still(dataset: Any, split: str) -> None:
         first, *again = (_pixels(dataset[0]) for _ in range(12))
     if first is not None and any(other is None or not torch.equal(first, other) for other in again):
         raise DataError(
-            f"{split}: the data set gives other pixels each time it is asked for an image, and they would be drawn once for all; "
+            f"{split}: the data set gives other pixels each time it is asked for an image, to be drawn once for all; "
             "take the random transform out, and give `augment`"
         )
 
