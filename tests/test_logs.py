@@ -101,7 +101,7 @@ def test_the_command_writes_a_table_beside_its_result(
         main([*words, "--out", str(tmp_path / "it.lil")])
     assert not stopped.value.code, capsys.readouterr().err
     (table,) = (tmp_path / "it.logs").rglob("metrics.csv")
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     assert float(rows[-1]["epoch"]) == 1 and 0 <= float(rows[-1]["validation/accuracy"]) <= 1
 
 
