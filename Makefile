@@ -64,6 +64,7 @@ KERNELS = cpu conv kernels reference pool binary sparse int4
 X86_FLAGS = -DLILLIPUT_X86 -mavx2 -mfma -mavx512f -mavx512bw -mavx512bitalg -mavx512vnni -Wno-maybe-uninitialized
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64-static
+ARM_FLAGS = -std=c++17 -O2 -ffp-contract=off -DLILLIPUT_ARM -Icsrc
 
 test-sanitized: build/kernels-sanitized ## the native kernels against the portable ones on CASES shapes drawn from SEED, under sanitizers
 	@build/kernels-sanitized $(CASES) $(SEED)
@@ -83,8 +84,9 @@ build/kernels-sanitized: tests/kernels.cc $(wildcard csrc/*.h csrc/*.cc csrc/*.i
 
 build/kernels-arm: tests/kernels.cc $(wildcard csrc/*.h csrc/*.cc csrc/*.inc)
 	@mkdir -p build
-	@$(ARM_CXX) -static -std=c++17 -O2 -ffp-contract=off -DLILLIPUT_ARM -Icsrc tests/kernels.cc \
-	  $(KERNELS:%=csrc/%.cc) csrc/binary_neon.cc csrc/sparse_neon.cc -pthread -o $@
+	@$(ARM_CXX) $(ARM_FLAGS) -march=armv8.2-a+dotprod -c csrc/int4_dotprod.cc -o build/int4_dotprod.o
+	@$(ARM_CXX) $(ARM_FLAGS) -static tests/kernels.cc $(KERNELS:%=csrc/%.cc) csrc/binary_neon.cc csrc/sparse_neon.cc \
+	  build/int4_dotprod.o -pthread -o $@
 
 clean: ## removes what was built and measured; keeps the packages in .venv
 	@rm -rf build dist out site .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/installed* .bench-venv/installed

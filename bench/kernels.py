@@ -2,8 +2,9 @@
 
     python bench/kernels.py [--rounds N] [--quick]      alone on the machine; writes bench/results/kernels.json
 
-Binary: packed in and out (threshold and packing included), and float in and out (both packing steps included), for every
-kernel that this processor runs. Sparse: 70 to 95 % zeros. `MAC/cycle` counts the multiply-adds of the dense convolution in
+Binary and ternary: packed in and out (threshold and packing included), and float in and out (both packing steps included), for
+every kernel that this processor runs. Four bits: bytes in, floats out, weights of the four bits' whole range and ternary ones.
+Sparse: 70 to 95 % zeros. `MAC/cycle` counts the multiply-adds of the dense convolution in
 cycles of the core as it runs at that moment. Ratios are to the better of ONNX Runtime and PyTorch (NCHW and channels-last).
 Then a whole ResNet-18 at 224 in ONNX Runtime.
 """
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 import lilliput as lp
 from lilliput import kernels
-from lilliput.kernels import sparse
+from lilliput.kernels import int4, sparse
 from lilliput.kernels.signs import pack
 from lilliput.kernels.window import Window
 from lilliput.measure import hardware, versions
@@ -96,23 +97,41 @@ def dense(layer: Layer, x: Tensor, weight: Tensor) -> dict[str, Run]:
     }
 
 
-def binary(layer: Layer, x: Tensor, weight: Tensor, name: str) -> dict[str, Run]:
-    """A binary convolution by one kernel."""
+def room(*shape: int, of: torch.dtype = torch.float32) -> Any:
+    """An array to write into, aligned as the tensors of both runtimes are."""
+    return torch.empty(shape, dtype=of).numpy()
+
+
+def signed(layer: Layer, x: Tensor, weight: Tensor, family: str, name: str) -> dict[str, Run]:
+    """A convolution of signs by one kernel; ternary weights are 0 where they are small."""
     native, numbers = kernels._native, layer.window.numbers(layer.inputs, layer.outputs, (layer.size, layer.size))
     signs, bits = pack(weight >= 0).numpy(), pack(x >= 0).numpy()
+    mask = pack(weight.abs() > 0.5).numpy() if family == "ternary" else None
     least, flip = np.zeros(layer.outputs, np.int32), np.zeros(layer.outputs, np.uint8)
     scale, bias = np.ones(layer.outputs, np.float32), np.ones(layer.outputs, np.float32)
-    to_bits = native.Binary(numbers, 0, signs, None, None, least, flip, name)
-    to_floats = native.Binary(numbers, 0, signs, scale, bias, None, None, name)
-    out_bits = np.empty((1, -(-layer.outputs // 8), layer.size, layer.size), np.uint8)
-    out_floats = np.empty((1, layer.outputs, layer.size, layer.size), np.float32)
+    to_bits = native.Binary(numbers, 0, signs, None, None, least, flip, name, mask)
+    to_floats = native.Binary(numbers, 0, signs, scale, bias, None, None, name, mask)
+    out_bits = room(1, -(-layer.outputs // 8), layer.size, layer.size, of=torch.uint8)
+    out_floats = room(1, layer.outputs, layer.size, layer.size)
     fed, between = x.numpy(), np.empty_like(bits)
 
     def floats() -> None:
         native.binarize(1, layer.inputs, layer.size**2, fed, None, between, name)
         to_floats.floats(1, between, out_floats)
 
-    return {f"bits, {name}": lambda: to_bits.bits(1, bits, out_bits), f"floats, {name}": floats}
+    kind = "" if family == "binary" else f"{family} "
+    return {f"{kind}bits, {name}": lambda: to_bits.bits(1, bits, out_bits), f"{kind}floats, {name}": floats}
+
+
+def four_bits(layer: Layer, x: Tensor, weight: Tensor, name: str) -> dict[str, Run]:
+    """Bytes by weights of four bits, by one kernel."""
+    numbers, scale = layer.window.numbers(layer.inputs, layer.outputs, (layer.size, layer.size)), torch.ones(layer.outputs)
+    out, fed = room(1, layer.outputs, layer.size, layer.size), (x * 40 + 128).clamp(0, 255).to(torch.uint8).numpy()
+    found: dict[str, Run] = {}
+    for kind, levels in {"int4": (weight * 2.3).round().clamp(-8, 7), "int4 ternary": weight.round().clamp(-1, 1)}.items():
+        made = kernels._native.Int4(numbers, 128, int4.pack(levels).numpy(), scale.numpy(), None, name)
+        found[f"{kind}, {name}"] = partial(made.floats, 1, fed, out)
+    return found
 
 
 def thinned(layer: Layer, x: Tensor, weight: Tensor, zeros: float, name: str) -> dict[str, Run]:
@@ -120,7 +139,7 @@ def thinned(layer: Layer, x: Tensor, weight: Tensor, zeros: float, name: str) ->
     kept = weight.where(torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) >= zeros, 0)
     numbers = layer.window.numbers(layer.inputs, layer.outputs, (layer.size, layer.size))
     made = kernels._native.Sparse(numbers, *(t.numpy() for t in sparse.compress(kept)), None, name)
-    out, fed = np.empty((1, layer.outputs, layer.size, layer.size), np.float32), x.numpy()
+    out, fed = room(1, layer.outputs, layer.size, layer.size), x.numpy()
     return {f"{zeros:.0%}, {name}": lambda: made.floats(1, fed, out)}
 
 
@@ -154,8 +173,10 @@ def measure(layer: Layer, families: tuple[str, ...], rounds: int) -> dict[str, A
     for family, name, here in kernels.rows():
         if not here or name == "portable" or family not in families:
             continue
-        if family == "binary":
-            runs |= binary(layer, x, weight, name)
+        if family in ("binary", "ternary"):
+            runs |= signed(layer, x, weight, family, name)
+        if family == "int4":
+            runs |= four_bits(layer, x, weight, name)
         for zeros in ZEROS if family == "sparse" else ():
             runs |= thinned(layer, x, weight, zeros, name)
     hertz = kernels._native.cycles_per_second(20)
@@ -210,7 +231,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if not kernels.rows():
         raise SystemExit("The native core was not built, so there is nothing to measure.")
-    jobs = [(layer, ("binary", "sparse")) for layer in RESNET18 + RESNET20] + [(layer, ("sparse",)) for layer in MOBILE]
+    jobs = [(layer, ("binary", "ternary", "int4", "sparse")) for layer in RESNET18 + RESNET20] + [
+        (layer, ("sparse",)) for layer in MOBILE
+    ]
     with torch.no_grad():
         results = []
         for layer, families in jobs[:5:4] if told.quick else jobs:

@@ -31,8 +31,11 @@ def row(kind: str, told: Mapping[str, Any], arrays: Sequence[Any], shape: Sequen
         return str(packed(lambda: native.Sparse(numbers, *_four(arrays), None)).kernel)
     weight, *sides = arrays
     numbers = _window(told, weight.shape[2:]).numbers(told["channels"], weight.shape[0], size)
-    scale, bias, least, flip = (None, None, *sides) if kind == "BinaryConvBits" else (*sides, None, None, None)[:4]
-    return str(packed(lambda: native.Binary(numbers, told["pad"], weight, scale, bias, least, flip, None)).kernel)
+    if kind == "Int4Conv":
+        return str(packed(lambda: native.Int4(numbers, told["zero"], weight, *(*sides, None)[:2], None)).kernel)
+    mask, *sides = sides if kind.startswith("Ternary") else [None, *sides]
+    scale, bias, least, flip = (None, None, *sides) if kind.endswith("Bits") else (*sides, None, None, None)[:4]
+    return str(packed(lambda: native.Binary(numbers, told["pad"], weight, scale, bias, least, flip, None, mask)).kernel)
 
 
 def _window(told: Mapping[str, Any], kernel: Sequence[int]) -> Window:
