@@ -53,7 +53,7 @@ TIMM = """repvgg_a0 convmixer_768_32 convnext_atto cs3darknet_s cspnext_tiny csa
     poolformer_s12 mobilenetv3_small_050 nasnetalarge eca_nfnet_l0 pnasnet5large rdnet_tiny regnety_002 repghostnet_050
     repvit_m0_9 res2net50_14w_8s resnest14d resnet10t ecaresnet26t resnetv2_50 resnetv2_50x1_bit rexnet_100 selecsls42b
     legacy_seresnet18 skresnet18 starnet_s050 tresnet_m vgg11_bn ese_vovnet19b_slim xception xception41 fastvit_t8""".split()
-SIZES = {"torchvision/inception_v3": 139, "torchvision/googlenet": 96}
+SIZES = {"torchvision/inception_v3": 299, "torchvision/googlenet": 96}
 
 
 def names() -> list[str]:
