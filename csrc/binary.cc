@@ -113,7 +113,8 @@ struct lilliput_binary {
     folded = std::make_unique<Aligned>(static_cast<size_t>(layer.conv.groups * blocks() * block_bytes));
     std::vector<uint16_t> codes(static_cast<size_t>(8 * steps())), masks(codes.size());
     for (int64_t i = 0; i < layer.conv.groups * blocks(); ++i) {
-      const int64_t first = i / blocks() * outputs() + 8 * (i % blocks()), count = std::min<int64_t>(8, outputs() - 8 * (i % blocks()));
+      const int64_t block = i % blocks(), first = i / blocks() * outputs() + 8 * block;
+      const int64_t count = std::min<int64_t>(8, outputs() - 8 * block);
       std::fill(codes.begin(), codes.end(), static_cast<uint16_t>(0));
       std::fill(masks.begin(), masks.end(), static_cast<uint16_t>(0));
       for (int64_t k = 0; k < count; ++k) {
@@ -128,8 +129,8 @@ struct lilliput_binary {
   }
 
   // With zeros outside the image, an output counts mismatches at taps that hang over the edge (planes hold -1 there).
-  // Its dot product is N - n + 2w - 2m: N products (by weights that are not 0), n of them outside, w the +1 weights among those,
-  // m mismatches.
+  // Its dot product is N - n + 2w - 2m: N products (by weights that are not 0), n of them outside, w the +1 weights among
+  // those, m mismatches.
   void prepare_tables() {
     const lilliput_conv& c = layer.conv;
     const Edges down(c, 0), across(c, 1);
@@ -327,8 +328,8 @@ extern "C" void lilliput_binary_free(lilliput_binary* layer) { delete layer; }
 
 extern "C" const char* lilliput_binary_kernel(const lilliput_binary* layer) { return layer->row.name; }
 
-extern "C" int lilliput_binary_run(const lilliput_binary* layer, int64_t batch, const uint8_t* activations, void* out, int threads) {
-  return guarded([&] { layer->run(batch, activations, out, threads); });
+extern "C" int lilliput_binary_run(const lilliput_binary* layer, int64_t batch, const uint8_t* x, void* out, int threads) {
+  return guarded([&] { layer->run(batch, x, out, threads); });
 }
 
 extern "C" int lilliput_binarize(const float* x, int64_t batch, int32_t channels, int64_t pixels, const float* least,

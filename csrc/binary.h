@@ -1,4 +1,4 @@
-// Convolutions of signs: activations are +1 (bit 1) or -1 (bit 0), eight channels in a byte; so are weights, which may also be 0.
+// Convolutions of signs: activations are +1 (bit 1) or -1 (bit 0), eight channels in a byte; so are weights, or they are 0.
 #pragma once
 
 #include <stdint.h>
@@ -10,10 +10,10 @@ extern "C" {
 #endif
 
 // `activations`: [batch][ceil(in / 8)][height][width] bytes; bit b of byte j is the sign of channel 8j + b, and bits that
-// belong to no channel are ignored on input and 0 on output. `weight`: [out][ceil(in / groups / 8)][kernel height][kernel width].
+// belong to no channel are ignored on input and 0 on output. `weight`: [out][ceil(in / groups / 8)][kernel height][width].
 //
-// Outside the image stands `pad` (-1, 0 or +1). The dot product of an output is the sum of products over its window. With `mask`,
-// weights are ternary: those whose bit in it is 0 are 0. With `scale`, run writes floats [batch][out][height][width]:
+// Outside the image stands `pad` (-1, 0 or +1). The dot product of an output is the sum of products over its window. With
+// `mask`, weights are ternary: those whose bit in it is 0 are 0. With `scale`, run writes floats [batch][out][height][width]:
 // dot * scale[o], then + bias[o] unless `bias` is null, each rounded once. With `least` instead, run writes bits:
 // (dot >= least[o]) != flip[o].
 typedef struct {
@@ -38,8 +38,8 @@ void lilliput_binary_free(lilliput_binary* layer);
 // products an output) is run by the portable one.
 const char* lilliput_binary_kernel(const lilliput_binary* layer);
 
-// `out` is floats or bytes. Computed by up to `threads` threads, the same for any number of them. Any number of threads may call
-// this for one layer at a time.
+// `out` is floats or bytes. Computed by up to `threads` threads, the same for any number of them. Any number of threads may
+// call this for one layer at a time.
 int lilliput_binary_run(const lilliput_binary* layer, int64_t batch, const uint8_t* activations, void* out, int threads);
 
 // The signs of floats [batch][channels][pixels]: bit = x >= least[channel] (0 where null). NaN gives 0.

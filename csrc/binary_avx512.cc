@@ -1,6 +1,6 @@
 // Binary convolution for AVX-512: a lane is a pixel with sixteen channels, and counts its mismatches itself (VPOPCNTW).
 //
-// Xor, count and add are 3 instructions for 512 products; 16-bit counters never overflow (kMostProducts), so nothing is flushed.
+// Xor, count and add are 3 instructions for 512 products; 16-bit counters never overflow (kMostProducts): nothing is flushed.
 // Eight output channels share every load of activations. With weights of 0 a mask takes part in the xor, by one instruction.
 #include <immintrin.h>
 

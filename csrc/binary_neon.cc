@@ -96,7 +96,8 @@ void tile(const BinaryTile& t, int64_t at) {
       const Entries most = look_up(t.table + k * kClasses, kinds);
       const int16x8_t low = vreinterpretq_s16_u16(counts.of[k][v][0]), high = vreinterpretq_s16_u16(counts.of[k][v][1]);
       if (t.bits != nullptr) {
-        const uint8x16_t ones = vuzp1q_u8(vreinterpretq_u8_u16(vcleq_s16(low, most.low)), vreinterpretq_u8_u16(vcleq_s16(high, most.high)));
+        const uint16x8_t first = vcleq_s16(low, most.low), second = vcleq_s16(high, most.high);
+        const uint8x16_t ones = vuzp1q_u8(vreinterpretq_u8_u16(first), vreinterpretq_u8_u16(second));
         word = veorq_u8(word, vandq_u8(ones, vdupq_n_u8(static_cast<uint8_t>(1 << k))));
       } else {
         vst1q_s16(t.dots + k * t.row + at, vsubq_s16(most.low, vaddq_s16(low, low)));

@@ -59,9 +59,10 @@ struct lilliput_int4 {
   int64_t room() const { return planes.pixels + kernel().slack; }  // a flat output, and what a tile runs on by
 
   void prepare() {
+    const int64_t across = layer.conv.kernel[1];
     for (int64_t u = 0; u < units(); ++u) {
       for (int64_t t = 0; t < planes.taps(); ++t) {
-        offsets.push_back(static_cast<int32_t>(u * planes.size + planes.tap(t / layer.conv.kernel[1], t % layer.conv.kernel[1])));
+        offsets.push_back(static_cast<int32_t>(u * planes.size + planes.tap(t / across, t % across)));
       }
     }
     for (int64_t o = 0; o < layer.conv.out; ++o) {
@@ -86,13 +87,14 @@ struct lilliput_int4 {
       for (int64_t k = 0; k < kernel().outputs; ++k) {
         for (int64_t b = 0; b < kernel().channels; ++b, ++to) {
           const int64_t o = block * kernel().outputs + k, c = s / planes.taps() * kernel().channels + b;
-          if (o < outputs() && c < inputs()) *to = static_cast<int8_t>(weight_of(layer, group * outputs() + o, c, s % planes.taps()));
+          if (o >= outputs() || c >= inputs()) continue;
+          *to = static_cast<int8_t>(weight_of(layer, group * outputs() + o, c, s % planes.taps()));
         }
       }
     }
   }
 
-  // The steps before which 16-bit sums have to be added to 32-bit ones, as these weights could pass 16 bits by then; and the end.
+  // The steps before which 16-bit sums have to be added to 32-bit ones, as these weights could pass 16 bits there; and the end.
   std::vector<int64_t> flushes_of(const int8_t* w) const {
     const size_t count = static_cast<size_t>(kernel().outputs);
     std::vector<int64_t> found, low(count), high(count);
@@ -131,7 +133,9 @@ struct lilliput_int4 {
     for (int64_t y = 0; y < c.height; ++y) {
       planes.copy_row(to, y, [&](int64_t i) {
         Unit unit = 0;
-        for (size_t b = 0; b < sizeof(Unit); ++b) unit = static_cast<Unit>(unit | static_cast<Unit>(from[b][y * c.width + i]) << (8 * b));
+        for (size_t b = 0; b < sizeof(Unit); ++b) {
+          unit = static_cast<Unit>(unit | static_cast<Unit>(from[b][y * c.width + i]) << (8 * b));
+        }
         return unit;
       });
     }

@@ -1,7 +1,7 @@
-// Bytes by weights of four bits for AVX2: a 16-bit lane is a pixel with two channels, which one instruction multiplies and adds.
+// Bytes by weights of four bits for AVX2: a 16-bit lane is a pixel with two channels; one instruction multiplies and adds them.
 //
-// Multiply-add and add are 2 instructions for 32 products. Two products take 4,080 at most, so nothing saturates, and 16-bit sums
-// hold many steps: how many, the weights say, before which steps `ends` has them added to 32-bit ones.
+// Multiply-add and add are 2 instructions for 32 products. Two products take 4,080 at most, so nothing saturates, and 16-bit
+// sums hold many steps: how many, the weights say; before the steps in `ends` they are added to 32-bit ones.
 #include <immintrin.h>
 
 #include "kernels.h"

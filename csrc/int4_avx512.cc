@@ -1,5 +1,5 @@
-// Bytes by weights of four bits for AVX-512 with VNNI: a 32-bit lane is a pixel with four channels, which one instruction multiplies
-// and adds up exactly. Eight output channels share every load of activations.
+// Bytes by weights of four bits for AVX-512 with VNNI: a 32-bit lane is a pixel with four channels, which one instruction
+// multiplies and adds up exactly. Eight output channels share every load of activations.
 #include <immintrin.h>
 
 #include "kernels.h"

@@ -1,5 +1,6 @@
-// Bytes by weights of four bits for 64-bit ARM with dot products: a 32-bit lane is a pixel with four channels, which one instruction
-// multiplies and adds up exactly. It takes signed bytes, so activations are 128 less here, and sums begin with what that takes away.
+// Bytes by weights of four bits for 64-bit ARM with dot products: a 32-bit lane is a pixel with four channels, which one
+// instruction multiplies and adds up exactly. It takes signed bytes, so activations are 128 less here, and sums begin with what
+// that takes away.
 #include <arm_neon.h>
 
 #include "kernels.h"

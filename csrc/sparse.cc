@@ -24,7 +24,9 @@ int64_t pitch_for(const lilliput_conv& c, int64_t lanes) {
   const auto cost = [&](int64_t pitch) {
     int64_t aligned = 0;
     for (int64_t ky = 0; ky < c.kernel[0]; ++ky) {
-      for (int64_t kx = 0; kx < c.kernel[1]; ++kx) aligned += (ky * c.dilation[0] * pitch + kx * c.dilation[1]) % lanes == 0;
+      for (int64_t kx = 0; kx < c.kernel[1]; ++kx) {
+        aligned += (ky * c.dilation[0] * pitch + kx * c.dilation[1]) % lanes == 0;
+      }
     }
     return pitch * (3LL * c.kernel[0] * c.kernel[1] - aligned);  // a load that crosses costs half as much again
   };
@@ -49,8 +51,8 @@ struct Plan {
   int64_t registers, parts;
 };
 
-// How many registers a block has, and how many parts: what takes the fewest cycles, counted for a core that loads and multiplies
-// two registers a cycle from its nearest cache, and half as many from the next.
+// How many registers a block has, and how many parts: what takes the fewest cycles, counted for a core that loads and
+// multiplies two registers a cycle from its nearest cache, and half as many from the next.
 Plan plan_for(const Planes& planes, double each, const SparseKernel& kernel) {
   const lilliput_conv& c = planes.c;
   const int64_t inputs = c.in / c.groups, reach = planes.tap(c.kernel[0] - 1, c.kernel[1] - 1);
@@ -104,7 +106,9 @@ struct lilliput_sparse {
     bool good = layer.rows[0] == 0;
     for (int64_t o = 0; good && o < c.out; ++o) {
       good = layer.rows[o + 1] >= layer.rows[o];
-      for (int64_t k = layer.rows[o]; good && k < layer.rows[o + 1]; ++k) good = layer.columns[k] >= 0 && layer.columns[k] < columns;
+      for (int64_t k = layer.rows[o]; good && k < layer.rows[o + 1]; ++k) {
+        good = layer.columns[k] >= 0 && layer.columns[k] < columns;
+      }
     }
     return good ? lilliput_layer_ok : lilliput_layer_bad_weights;
   }
@@ -173,7 +177,8 @@ struct lilliput_sparse {
     if (kernel().fill != nullptr && c.stride[0] == 1 && c.stride[1] == 1) {
       const int64_t lead = c.padding[0] * planes.pitch + c.padding[1], whole = static_cast<int64_t>(c.height) * c.width;
       const bool one = lead == 0 && planes.pitch == c.width;  // rows without anything between them
-      return kernel().fill({channels, one ? 1 : c.height, one ? whole : c.width, lead, one ? whole : planes.pitch, planes.size}, from, to);
+      const SparseCopy rows_of{channels, c.height, c.width, lead, planes.pitch, planes.size};
+      return kernel().fill(one ? SparseCopy{channels, 1, whole, 0, whole, planes.size} : rows_of, from, to);
     }
     std::fill_n(to, channels * planes.size, 0.0f);
     for (int64_t channel = 0; channel < channels; ++channel, to += planes.size) {

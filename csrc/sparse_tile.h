@@ -1,5 +1,5 @@
-// Sparse convolution over contiguous pixels, for any width of register: a non-zero is broadcast, multiplied by the pixels at its
-// offset and added. `Lanes` says how. Included only by files for one instruction set, into an unnamed namespace of theirs.
+// Sparse convolution over contiguous pixels, for any width of register: a non-zero is broadcast, multiplied by the pixels at
+// its offset and added. `Lanes` says how. Included only by files for one instruction set, into an unnamed namespace of theirs.
 
 constexpr int kMost = 14;  // registers of pixels at a time: with the weight's, and one to spare, what AVX2 has
 

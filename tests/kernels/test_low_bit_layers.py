@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from conv_shapes import usable
 from torch import Tensor, nn
 
 from lilliput import kernels
 from lilliput.core.edits import Map
 from lilliput.core.perform import perform
 from lilliput.errors import ModelError
-from lilliput.kernels import BinaryConvBits, Int4Conv2d, TernaryConv2d, pack_binary, pack_ternary
+from lilliput.kernels import BinaryConvBits, Int4Conv2d, TernaryConv2d, dispatch, pack_binary, pack_ternary
 
 OPTIONS: list[dict[str, Any]] = [{}, {"bias": False}, {"stride": 2}, {"groups": 3}, {"dilation": 2}]
 
@@ -97,6 +98,16 @@ def test_weights_beyond_four_bits_are_refused() -> None:
         Int4Conv2d.of(conv, scale * 1.1, 1.0)
 
 
+def kernel_of(graph: Any, x: Tensor) -> str:
+    """The kernel of the last node of ours."""
+    from onnx import helper, numpy_helper
+
+    node = [each for each in graph.node if each.domain == "lilliput"][-1]
+    arrays = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    told = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    return dispatch.row(node.op_type, told, [arrays[name] for name in node.input[1:]], tuple(x.shape))
+
+
 def layers() -> list[tuple[nn.Module, Tensor]]:
     torch.manual_seed(4)
     conv, scale = four_bits(5, 6)
@@ -132,6 +143,7 @@ def test_nodes_compute_what_the_layers_compute(which: int) -> None:
     assert {node.op_type for node in file.model_proto.graph.node} & {"TernaryConv", "TernaryConvBits", "Int4Conv"}
     found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
     assert torch.equal(torch.from_numpy(found), layer(x))
+    assert kernel_of(file.model_proto.graph, x) in usable("int4" if which == 2 else "ternary")
 
 
 @pytest.mark.skipif(kernels.backend() != "native", reason="the native core was not built")
@@ -142,14 +154,3 @@ def test_without_the_native_core_pytorch_says_the_same(which: int, monkeypatch: 
     monkeypatch.setattr(kernels, "_native", None)
     monkeypatch.setattr(kernels.plans, "_said", [True])
     assert torch.equal(layer(x), found)
-
-
-@pytest.mark.skipif(kernels.backend() != "native", reason="the native core was not built")
-def test_the_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(5)
-    layer, x = TernaryConv2d.of(ternary_conv(128, 128)), torch.randn(1, 128, 28, 28)
-    found = []
-    for threads in (1, 2, 5):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        found.append(layer(x))
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
