@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "codec.h"
+#include "trellis.h"
 
 namespace {
 
@@ -76,6 +77,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 #ifdef ALONE
 namespace {
 
+// Numbers of two quantizers that take turns, as far as bounds allow.
+void take_turns(const lilliput_piece& p, int64_t count) {
+  lilliput::Trellis trellis;
+  for (int64_t i = 0; i < count && p.low <= 0 && p.high >= 0; ++i) {
+    int64_t k = rand() % (rand() & 7 ? 5 : 300) - 2;
+    if (trellis.number(k) < p.low || trellis.number(k) > p.high) k = 0;
+    const int64_t value = trellis.number(k);
+    memcpy(static_cast<uint8_t*>(p.data) + i * p.width, &value, static_cast<size_t>(p.width));
+    trellis.step(k);
+  }
+}
+
 // The bytes of two tensors of mostly small numbers, as the encoder writes them, behind what describes them; then damaged.
 std::vector<uint8_t> damaged(std::vector<uint8_t> data) {
   std::vector<uint8_t> rooms[2];
@@ -88,6 +101,7 @@ std::vector<uint8_t> damaged(std::vector<uint8_t> data) {
       const uint64_t value = static_cast<uint64_t>(p.low) + (span ? above % span : 0);
       memcpy(static_cast<uint8_t*>(p.data) + i * p.width, &value, static_cast<size_t>(p.width));
     }
+    if (rand() % 4 == 0 && !p.patterns) take_turns(p, count);
   }
   uint8_t* out = nullptr;
   size_t made = 0;
