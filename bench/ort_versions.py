@@ -1,4 +1,6 @@
-"""Our operations in the oldest and the newest ONNX Runtime that pip offers for this Python (or in those named).
+"""Our operations in the oldest and the newest ONNX Runtime that pip offers for this Python, from 1.16 on (or in those named).
+
+Before 1.16 a custom operation could not report an error, so the library does not register there.
 
     make ort-versions, or python bench/ort_versions.py [VERSION ...]
 
@@ -28,6 +30,7 @@ from lilliput.core.edits import Map
 from lilliput.export.onnx import predictor
 from lilliput.kernels.runtime import library
 
+FIRST = (1, 16)
 RUNS = """
 import sys, numpy as np, onnxruntime as ort
 library, folder = sys.argv[1:]
@@ -49,6 +52,11 @@ def offered() -> list[str]:
     if found is None:
         raise SystemExit(f"pip does not say which versions there are: {answer}")
     return found[1].split(", ")
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """A version's first two numbers."""
+    return tuple(map(int, version.split(".")[:2]))
 
 
 def networks(folder: Path) -> None:
@@ -73,8 +81,7 @@ def tried(version: str, folder: Path) -> str | None:
     place = folder / version
     venv.create(place, with_pip=True)
     python = str(place / "bin/python")
-    old = tuple(map(int, version.split(".")[:2])) < (1, 19)  # built before NumPy 2
-    packages = [f"onnxruntime=={version}", *(["numpy<2"] if old else [])]
+    packages = [f"onnxruntime=={version}", *(["numpy<2"] if numbers(version) < (1, 19) else [])]  # built before NumPy 2
     told = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
     done = subprocess.run(told, capture_output=True, text=True)
     if done.returncode == 0:
@@ -88,7 +95,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("versions", nargs="*")
     listed = offered()
-    versions = parser.parse_args().versions or [listed[-1], listed[0]]
+    able = [version for version in listed if numbers(version) >= FIRST]
+    versions = parser.parse_args().versions or [able[-1], able[0]]
     print(f"pip offers {listed[-1]} to {listed[0]}; here is {onnxruntime.__version__}")
     failed = []
     with tempfile.TemporaryDirectory() as folder:

@@ -62,7 +62,7 @@ def norm(channels: int) -> nn.BatchNorm2d:
     return made
 
 
-def binary(between: nn.Module | None = None) -> nn.Module:
+def binary(between: nn.Module | None = None, weights: str = "bwn") -> nn.Module:
     """Convolutions of signs in a row, with a norm and something else between them."""
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -70,7 +70,7 @@ def binary(between: nn.Module | None = None) -> nn.Module:
         between or nn.Hardtanh(), nn.Conv2d(9, 7, 3, stride=2), norm(7), nn.Flatten(), nn.LazyLinear(4),
     ).eval()  # fmt: skip
     net(images(1))
-    return perform(net, [e for n in ("2", "5") for e in (Map(n, "weight", "bwn"), Map(n, "input", "sign"))])
+    return perform(net, [e for n in ("2", "5") for e in (Map(n, "weight", weights), Map(n, "input", "sign"))])
 
 
 def kinds(path: Path) -> Counter[str]:
@@ -127,6 +127,30 @@ def test_convolutions_of_signs_in_a_row_never_leave_bits(tmp_path: Path) -> None
         assert done.packed_nodes == {"Binarize": 1, "BinaryConvBits": 1, "BinaryConv": 1}
         assert not {"Clip", "BatchNormalization"} & kinds(done.path).keys()
         assert same(model, done.path, images(5))
+
+
+def test_ternary_weights_do_the_same(tmp_path: Path) -> None:
+    model = binary(weights="twn")
+    done = export(model, images(2), tmp_path / "net.onnx")
+    assert done.packed_nodes == {"Binarize": 1, "TernaryConvBits": 1, "TernaryConv": 1}
+    assert same(model, done.path, images(5))
+    found, _ = which(done.path, images(1))
+    assert {k.kernel for k in found[2:4]} == {
+        next(name for family, name, here in kernels.rows() if family == "ternary" and here)
+    }
+
+
+def test_weights_of_four_bits_take_a_norm_in(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    conv, scale = nn.Conv2d(3, 9, 3), torch.full((9,), 0.05)
+    with torch.no_grad():
+        conv.weight.copy_((conv.weight / 0.05).round().clamp(-8, 7) * 0.05)
+    model = nn.Sequential(kernels.Int4Conv2d.of(conv, scale, 0.02, 128), norm(9), nn.ReLU()).eval()
+    done = export(model, images(2), tmp_path / "net.onnx")
+    assert done.packed_nodes == {"Int4Conv": 1} and "BatchNormalization" not in kinds(done.path)
+    assert same(model, done.path, images(3))
+    rows = {name for family, name, here in kernels.rows() if family == "int4" and here}
+    assert which(done.path, images(1))[0][0].kernel in rows
 
 
 @pytest.mark.parametrize("between", [nn.ReLU(), nn.Hardtanh(0.1, 1.0), nn.MaxPool2d(2)])

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from lilliput.core.maps import Quantizer
 from lilliput.errors import ExportError
 from lilliput.export.targets import distance
-from lilliput.kernels import BinaryConv2d, BinaryConvBits
+from lilliput.kernels import BinaryConv2d, BinaryConvBits, Int4Conv2d
 from lilliput.kernels.signs import unpack
 from lilliput.measure.latency import evaluating
 
@@ -50,30 +50,44 @@ def unrounded(model: nn.Module) -> nn.Module | None:
     for maps in found:
         for name, each in list(maps._modules.items()):
             maps._modules[name] = nn.Identity() if isinstance(each, Quantizer) else each
-    packed = [(name, m) for name, m in new.named_modules() if isinstance(m, BinaryConv2d | BinaryConvBits)]
+    packed = [(name, m) for name, m in new.named_modules() if isinstance(m, BinaryConv2d | BinaryConvBits | Int4Conv2d)]
     for name, layer in packed:
         if not name:
-            return _Unsigned(layer)
+            return _Unrounded(layer)
         parent, _, child = name.rpartition(".")
-        setattr(new.get_submodule(parent), child, _Unsigned(layer))
+        setattr(new.get_submodule(parent), child, _Unrounded(layer))
     return new if found or packed else None
 
 
-class _Unsigned(nn.Module):
-    """A packed convolution of signs, computed of what the signs are taken from."""
+class _Unrounded(nn.Module):
+    """A packed convolution of what its signs or bytes are taken from."""
 
-    def __init__(self, layer: BinaryConv2d | BinaryConvBits) -> None:
+    def __init__(self, layer: BinaryConv2d | BinaryConvBits | Int4Conv2d) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
         layer, w = self.layer, self.layer.window
-        x = unpack(x, layer.channels) if x.dtype == torch.uint8 else x
-        sums = F.conv2d(x, unpack(layer.weight, layer.channels // w.groups), None, w.stride, w.padding, w.dilation, w.groups)
+        sums = F.conv2d(self._floats(x), self._weight(), None, w.stride, w.padding, w.dilation, w.groups)
         if isinstance(layer, BinaryConvBits):
             return (sums - layer.least.view(-1, 1, 1)) * (1 - 2 * layer.flip.view(-1, 1, 1).float())
         bias = torch.zeros(()) if layer.bias is None else layer.bias.view(-1, 1, 1)
         return sums * layer.scale.view(-1, 1, 1) + bias
+
+    def _floats(self, x: Tensor) -> Tensor:
+        if isinstance(self.layer, Int4Conv2d):
+            return x.float() - self.layer.zero if x.dtype == torch.uint8 else x / self.layer.step
+        return unpack(x, self.layer.channels) if x.dtype == torch.uint8 else x
+
+    def _weight(self) -> Tensor:
+        layer = self.layer
+        if isinstance(layer, Int4Conv2d):
+            return layer.levels()
+        if isinstance(layer, BinaryConv2d):
+            return layer.signs()
+        inputs = layer.channels // layer.window.groups
+        signs = unpack(layer.weight, inputs)
+        return signs if layer.mask is None else signs.where(unpack(layer.mask, inputs) > 0, 0)
 
 
 def _activation_maps(model: nn.Module) -> list[nn.ModuleList]:

@@ -12,7 +12,7 @@ from lilliput.core.layers import MappedConv2d
 from lilliput.export.agree import agree, outputs
 from lilliput.export.rewrite import Net, attributes
 from lilliput.export.targets import packers
-from lilliput.kernels import pack_binary, worth
+from lilliput.kernels import pack_binary, pack_ternary, worth
 from lilliput.kernels.break_even import packed
 from lilliput.kernels.runtime import DOMAIN, VERSION, built, register
 from lilliput.kernels.signs import thresholds
@@ -21,7 +21,8 @@ from lilliput.quant.integer import Affine
 
 domains.add(DOMAIN, register)
 
-SUMS = {"SparseConv": 4, "BinaryConv": 3}  # packed convolutions that write floats, and where their bias stands
+# Packed convolutions that write floats, and where their bias stands: behind the scale, or the non-zeros.
+SUMS = {"SparseConv": 4, "BinaryConv": 3, "TernaryConv": 4, "Int4Conv": 3}
 
 
 @packers.register(".onnx")
@@ -33,7 +34,7 @@ def pack(model: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, str]]:
     """
     if not built():
         return model, {}
-    made = pack_binary(model) if _has_signs(model) else model
+    made = pack_ternary(pack_binary(model)) if _has_signs(model) else model
     whole = any(isinstance(module, Affine) for module in model.modules())
     found = () if whole else worth(made, example)
     if any(each.pays for each in found):
@@ -84,16 +85,16 @@ def no_clipping_before_signs(net: Net, node: Any) -> bool:
 def never_floats(net: Net, node: Any) -> bool:
     """A convolution of signs whose output is read for its signs alone compares whole numbers, and writes bits."""
     made = net.makers.get(node.input[0]) if node.op_type == "Binarize" and len(node.input) == 1 else None
-    if made is None or made.op_type != "BinaryConv" or net.readers[made.output[0]] != [node]:
+    if made is None or made.op_type not in ("BinaryConv", "TernaryConv") or net.readers[made.output[0]] != [node]:
         return False
-    told = attributes(made)
-    weight, scale = (torch.from_numpy(net.constants[name].copy()) for name in made.input[1:3])
-    bias = torch.from_numpy(net.constants[made.input[3]].copy()) if len(made.input) > 3 else torch.zeros(len(scale))
+    told, place = attributes(made), SUMS[made.op_type]
+    weight, scale, *rest = (torch.from_numpy(net.constants[name].copy()) for name in (made.input[1], *made.input[place - 1 :]))
+    bias = rest[0] if rest else torch.zeros(len(scale))
     products = told["channels"] // told["group"] * weight.shape[2] * weight.shape[3]
     least, flip = thresholds(lambda dots: dots * scale.view(-1, 1, 1) + bias.view(-1, 1, 1), len(scale), products)
     sides = [net.constant(_beside(made, name), value.numpy()) for name, value in (("least", least), ("flip", flip))]
     net.remove(made, node)
-    net.add("BinaryConvBits", [*made.input[:2], *sides], node.output[0], domain=DOMAIN, **told)
+    net.add(f"{made.op_type}Bits", [*made.input[: place - 1], *sides], node.output[0], domain=DOMAIN, **told)
     return True
 
 
@@ -110,11 +111,11 @@ def _beside(node: Any, name: str) -> str:
 
 
 def _scaled(net: Net, node: Any, factor: np.ndarray) -> str:
-    """The scale of every output channel times its factor: of sums of signs, or in the non-zeros themselves."""
-    if node.op_type == "BinaryConv":
-        return _own(net, node, node.input[2], net.constants[node.input[2]] * factor)
-    rows, values = net.constants[node.input[1]], net.constants[node.input[3]]
-    return _own(net, node, node.input[3], values * np.repeat(factor, np.diff(rows)))
+    """The scale of every output channel times its factor: of sums of whole numbers, or in the non-zeros themselves."""
+    name = node.input[SUMS[node.op_type] - 1]
+    if node.op_type == "SparseConv":
+        factor = np.repeat(factor, np.diff(net.constants[node.input[1]]))
+    return _own(net, node, name, net.constants[name] * factor)
 
 
 def _own(net: Net, node: Any, name: str, value: np.ndarray) -> str:
