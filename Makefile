@@ -42,7 +42,7 @@ bench-peers: .bench-venv/installed .bench-venv-tf/installed ## the same jobs don
 	else echo 'There is no script in bench/peers, so there is nothing to compare with.'; fi
 
 ort-versions: .venv/installed ## our operations in the oldest (from 1.16) and the newest ONNX Runtime that pip offers for this Python
-	@$(BIN)/python bench/ort_versions.py
+	@$(BIN)/python tests/ort_versions.py
 
 fuzz: .venv/installed ## the attacks on everything that reads bytes, with many more inputs
 	@if [ -d tests/attacks ]; then $(ONE) $(BIN)/python -m pytest -q --hypothesis-profile fuzz tests/attacks; \

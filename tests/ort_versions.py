@@ -2,7 +2,7 @@
 
 Before 1.16 a custom operation could not report an error, so the library does not register there.
 
-    make ort-versions, or python bench/ort_versions.py [VERSION ...]
+    make ort-versions, or python tests/ort_versions.py [VERSION ...]
 
 Writes networks of packed layers (signs to floats, signs to signs, zeros), installs each ONNX Runtime into a folder of its own,
 and runs the networks there in a Python that sees that folder, the library, and nothing else of this package. The outputs must
