@@ -16,6 +16,7 @@ from lilliput.kernels import BinaryConv2d, BinaryConvBits, SparseConv2d, SparseL
 native = pytest.mark.skipif(kernels.backend() != "native", reason="the native core was not built")
 WINDOW: dict[str, Any] = {"group": 1, "strides": [2, 1], "pads": [1, 2], "dilations": [1, 1]}
 INPUTS = {"Binarize": ["x"], "BinaryConv": ["x", "weight", "scale", "bias"], "BinaryConvBits": ["x", "weight", "least", "flip"],
+          "TernaryConv": ["x", "weight", "mask", "scale", "bias"], "Int4Conv": ["x", "weight", "scale", "bias"],
           "SparseConv": ["x", "rows", "columns", "values", "bias"],
           "SparseLinear": ["x", "rows", "columns", "values", "bias"]}  # fmt: skip
 
@@ -133,6 +134,38 @@ def test_wrong_attributes_are_errors_when_the_session_is_made(change: dict[str, 
 def test_wrong_weights_are_errors_when_the_session_is_made(change: dict[str, Tensor], says: str) -> None:
     with pytest.raises(Exception, match=says):
         session("BinaryConv", 2, 1, {**binary()[1], **change}, channels=12, pad=0, **WINDOW)
+
+
+@native
+@pytest.mark.parametrize(("change", "says"), [
+    ({"mask": torch.zeros(9, 2, 3, 2, dtype=torch.uint8)}, "108 elements where 162 belong"),
+    ({"mask": torch.zeros(9, 2, 3, 3)}, "ype"),
+    ({"scale": torch.zeros(8)}, "8 elements where 9 belong"),
+])  # fmt: skip
+def test_wrong_ternary_weights_are_errors_when_the_session_is_made(change: dict[str, Tensor], says: str) -> None:
+    weights = binary()[1]
+    weights["mask"] = torch.full_like(weights["weight"], 255)
+    made = session("TernaryConv", 2, 1, weights, channels=12, pad=0, **WINDOW)
+    packed = torch.ops.lilliput.binarize(torch.randn(2, 12, 7, 6))
+    assert torch.equal(run(made, packed), binary()[0](packed))
+    with pytest.raises(Exception, match=says):
+        session("TernaryConv", 2, 1, {**weights, **change}, channels=12, pad=0, **WINDOW)
+
+
+@native
+@pytest.mark.parametrize(("change", "told", "says"), [
+    ({"weight": torch.zeros(9, 5, 3, 3, dtype=torch.uint8)}, {}, "do not go together"),
+    ({"bias": torch.zeros(10)}, {}, "10 elements where 9 belong"),
+    ({}, {"zero": 256}, "`zero` must be"),
+    ({}, {"zero": -1}, "`zero` must be"),
+    ({}, {"channels": 13}, "do not go together"),
+])  # fmt: skip
+def test_wrong_weights_of_four_bits_are_errors_when_the_session_is_made(
+    change: dict[str, Tensor], told: dict[str, int], says: str
+) -> None:
+    weights = {"weight": torch.zeros(9, 6, 3, 3, dtype=torch.uint8), "scale": torch.ones(9), "bias": torch.zeros(9)}
+    with pytest.raises(Exception, match=says):
+        session("Int4Conv", 2, 1, {**weights, **change}, **{"channels": 12, "zero": 3, **WINDOW, **told})
 
 
 @native
