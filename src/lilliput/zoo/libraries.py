@@ -45,7 +45,7 @@ def build(text: str) -> nn.Module:
     `UnknownName` for what it does not list, and `ConfigError` for another option.
     """
     library, name, options = _read(text)
-    module = require(library)
+    module = require(text)
     given = {_OPTIONS[library][key]: value for key, value in options.items()}
     try:
         model = _make(module, library, name, given)
@@ -64,7 +64,7 @@ def published(text: str) -> Mapping[str, Tensor]:
     Raises `ModelError` where there are none, or none can be had.
     """
     library, name, _ = _read(text)
-    module = require(library)
+    module = require(text)
     if library == "torchvision" and name in _SHIFTED:
         raise ModelError(f"{text}: its published weights want inputs of another range; build it in `file.py:function`")
     try:
