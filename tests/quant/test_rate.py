@@ -236,6 +236,12 @@ def test_the_file_shrinks_and_the_error_grows_with_the_step(tmp_path: Path) -> N
     assert sizes[0] > sizes[1] > sizes[2] and errors[0] < errors[1] < errors[2]
 
 
+def test_very_fine_steps_do_not_run_out_of_codes() -> None:
+    model = network()
+    fine, coarse = (moved(model, RateQuantize(step=step)(model, look(model))) for step in (2.0**-18, 0.001))
+    assert fine < coarse / 1000
+
+
 def test_it_is_better_than_rounding_to_the_nearest_on_the_same_steps() -> None:
     model = network()
     method = RateQuantize(step=0.003, price=0, turns=False)

@@ -118,7 +118,7 @@ def round_layer(layer: Any, bend: Curvature, step: float, price: float, site: st
     with at(site), torch.no_grad():
         across, down = upper(bend.across, _ACROSS), upper(bend.down, _DOWN)
         grid: Grid = layer.weight_maps[0]
-        _set_steps(grid, across, down, step / 2 if turns else step)
+        _set_steps(grid, layer.weight, across, down, step / 2 if turns else step)
         bias_step = 0.0 if layer.bias is None else _bias_step(across, down, step)
         weights = layer.weight.detach().double().cpu().flatten(1)  # (rows, kernels·taps)
         if layer.bias is not None:
@@ -154,12 +154,20 @@ def _take_weights(layer: Any, weights: Tensor, steps: Tensor) -> None:
         layer.bias.copy_(weights[:, -1])
 
 
-def _set_steps(grid: Grid, across: Tensor, down: Tensor, step: float) -> None:
-    """The exponents nearest to `step` times the diagonals of the factors, (groups, d, d) and (groups, rows, rows)."""
+def _set_steps(grid: Grid, weight: Tensor, across: Tensor, down: Tensor, step: float) -> None:
+    """The exponents nearest to `step` times the diagonals of the factors, (groups, d, d) and (groups, rows, rows).
+
+    Larger ones for a row that would need codes in the upper half of what there are: its weights still move.
+    """
     taps = across.diagonal(dim1=1, dim2=2)[:, : grid.kernels * grid.taps].log2().mean(0).view(grid.kernels, grid.taps)
     rows = down.diagonal(dim1=1, dim2=2).log2().flatten() + torch.tensor(step, dtype=torch.float64).log2()
     kernels_ = taps.mean(1)
-    grid.set(2 * rows, 2 * kernels_, 2 * (taps - kernels_[:, None]).mean(0))
+    parts = 2 * kernels_, 2 * (taps - kernels_[:, None]).mean(0)
+    grid.set(2 * rows, *parts)
+    largest = (weight.detach().double().cpu().view(grid.spread().shape) / grid.spread().cpu()).abs().flatten(1).amax(1)
+    over = (2 * (2 * largest / HIGH).clamp(min=1).log2()).ceil()
+    if over.any():
+        grid.set(2 * rows + over, *parts)
 
 
 def _bias_step(across: Tensor, down: Tensor, step: float) -> float:
