@@ -97,6 +97,13 @@ def dense(layer: Layer, x: Tensor, weight: Tensor) -> dict[str, Run]:
     }
 
 
+def same(got: np.ndarray, want: Tensor, what: str) -> None:
+    """Stop where a kernel that is about to be timed computes something else."""
+    off = float((torch.from_numpy(got) - want).abs().max() / want.abs().max())
+    if not off < 1e-4:
+        raise SystemExit(f"{what} is off by {off:.3g} of the largest output")
+
+
 def room(*shape: int, of: torch.dtype = torch.float32) -> Any:
     """An array to write into, aligned as the tensors of both runtimes are."""
     return torch.empty(shape, dtype=of).numpy()
@@ -120,6 +127,9 @@ def signed(layer: Layer, x: Tensor, weight: Tensor, family: str, name: str) -> d
         to_floats.floats(1, between, out_floats)
 
     kind = "" if family == "binary" else f"{family} "
+    floats()
+    real = weight.sign() if mask is None else weight.sign() * (weight.abs() > 0.5)
+    same(out_floats, F.conv2d(x.sign(), real, padding=layer.kernel // 2) + 1, f"{family}, {name}, {layer}")
     return {f"{kind}bits, {name}": lambda: to_bits.bits(1, bits, out_bits), f"{kind}floats, {name}": floats}
 
 
@@ -130,6 +140,8 @@ def four_bits(layer: Layer, x: Tensor, weight: Tensor, name: str) -> dict[str, R
     found: dict[str, Run] = {}
     for kind, levels in {"int4": (weight * 2.3).round().clamp(-8, 7), "int4 ternary": weight.round().clamp(-1, 1)}.items():
         made = kernels._native.Int4(numbers, 128, int4.pack(levels).numpy(), scale.numpy(), None, name)
+        made.floats(1, fed, out)
+        same(out, F.conv2d(torch.from_numpy(fed) - 128.0, levels, padding=layer.kernel // 2), f"{kind}, {name}, {layer}")
         found[f"{kind}, {name}"] = partial(made.floats, 1, fed, out)
     return found
 
@@ -140,6 +152,8 @@ def thinned(layer: Layer, x: Tensor, weight: Tensor, zeros: float, name: str) ->
     numbers = layer.window.numbers(layer.inputs, layer.outputs, (layer.size, layer.size))
     made = kernels._native.Sparse(numbers, *(t.numpy() for t in sparse.compress(kept)), None, name)
     out, fed = room(1, layer.outputs, layer.size, layer.size), x.numpy()
+    made.floats(1, fed, out)
+    same(out, F.conv2d(x, kept, padding=layer.kernel // 2), f"{zeros:.0%}, {name}, {layer}")
     return {f"{zeros:.0%}, {name}": lambda: made.floats(1, fed, out)}
 
 

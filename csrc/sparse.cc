@@ -34,10 +34,18 @@ int64_t pitch_for(const lilliput_conv& c, int64_t lanes) {
   return cost(whole) < cost(close) ? whole : close;
 }
 
+// Whether the image itself will do as planes: whole registers, and not every channel in the same places of the cache.
+bool is_plain(const lilliput_conv& c) {
+  const int64_t image = static_cast<int64_t>(c.height) * c.width;
+  return c.kernel[0] == 1 && c.kernel[1] == 1 && c.stride[0] == 1 && c.stride[1] == 1 && c.padding[0] == 0 &&
+         c.padding[1] == 0 && image % kLine == 0 && image % (32 * kLine) != 0;
+}
+
 // Planes are lines of cache, an odd number of them, so that equal pixels of many channels do not compete for the same places;
 // and a line longer than their pixels, so that zeros written behind one plane never reach into the next.
 Planes planes_for(const lilliput_conv& c, int64_t lanes) {
   Planes p(c);
+  if (is_plain(c)) return p;  // their size is the image's
   if (c.stride[0] == 1 && c.stride[1] == 1) {
     p.pitch = pitch_for(c, lanes);
     p.pixels = (p.out_height - 1) * p.pitch + p.out_width;
@@ -117,30 +125,23 @@ struct lilliput_sparse {
 
   const SparseKernel& kernel() const { return *static_cast<const SparseKernel*>(row.kernel); }
 
-  // Whether the image itself will do as planes: whole registers, and not every channel in the same places of the cache.
-  bool plain() const {
-    const lilliput_conv& c = planes.c;
-    const int64_t image = static_cast<int64_t>(c.height) * c.width;
-    return planes.taps() == 1 && c.stride[0] == 1 && c.stride[1] == 1 && c.padding[0] == 0 && c.padding[1] == 0 &&
-           image % kLine == 0 && image % (32 * kLine) != 0;
-  }
-
   void run(int64_t batch, const float* x, float* out, int threads) const {
     const lilliput_conv& c = planes.c;
     const int64_t image = static_cast<int64_t>(c.height) * c.width, made = planes.out_height * planes.out_width;
     threads = worth(threads, static_cast<double>(weights.size()) * static_cast<double>(planes.pixels) / 16);
-    const Aligned scratch(plain() ? 0 : sizeof(float) * static_cast<size_t>(c.in * planes.size + planes.pitch + 32 * kLine));
+    const bool plain = is_plain(c);
+    const Aligned scratch(plain ? 0 : sizeof(float) * static_cast<size_t>(c.in * planes.size + planes.pitch + 32 * kLine));
     const Aligned sums(sizeof(float) * static_cast<size_t>(threads * c.out * plan.registers * kernel().lanes));
     for (int64_t n = 0; n < batch; ++n) {
       const float* from = x + n * c.in * image;
-      if (!plain()) {
+      if (!plain) {
         const int64_t some = Planes::up(c.in, 4 * threads);  // channels at a time
         share(threads, Planes::up(c.in, some), [&](int, int64_t i) {
           const int64_t first = i * some, count = std::min(some, c.in - first);
           fill(count, from + first * image, scratch.as<float>() + first * planes.size);
         });
       }
-      compute(plain() ? from : scratch.as<float>(), out + n * c.out * made, sums.as<float>(), threads);
+      compute(plain ? from : scratch.as<float>(), out + n * c.out * made, sums.as<float>(), threads);
     }
   }
 

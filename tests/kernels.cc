@@ -75,6 +75,10 @@ lilliput_conv shape(Draw& draw) {
       c.padding[axis] = static_cast<int32_t>(draw.between(0, 3));
       c.dilation[axis] = static_cast<int32_t>(draw.between(1, 2));
     }
+    if (draw.chance(0.2)) {  // pixel by pixel, where kernels may read the image as it is
+      c.kernel[0] = c.kernel[1] = c.stride[0] = c.stride[1] = c.dilation[0] = c.dilation[1] = 1;
+      c.padding[0] = c.padding[1] = 0;
+    }
   } while (lilliput_conv_check(&c) != lilliput_layer_ok);
   return c;
 }

@@ -37,8 +37,10 @@ def shapes(draw: st.DrawFn) -> Shape:
         return draw(st.integers(low, high)), draw(st.integers(low, high))
 
     groups = draw(st.sampled_from([1, 1, 1, 2, 3, 5]))
-    window = Window(two(1, 5), two(1, 3), two(0, 3), two(1, 2), groups)
-    size = two(1, 13)
+    if draw(st.sampled_from([True, False, False, False])):  # pixel by pixel, where kernels may read the image as it is
+        window, size = Window((1, 1), groups=groups), draw(st.sampled_from([(4, 4), (2, 8), (28, 28), (16, 32), (5, 7)]))
+    else:
+        window, size = Window(two(1, 5), two(1, 3), two(0, 3), two(1, 2), groups), two(1, 13)
     assume(
         all(
             n + 2 * p >= (k - 1) * d + 1
