@@ -4,7 +4,7 @@
                                                                         prunes and trains, into out/channels, what is missing
     python bench/channels.py table [--alone]                            writes bench/results/channels.json
 
-`--alone` (on the machine) also times the networks of the last seed in ONNX Runtime, in turns, one thread.
+`--alone` (on the machine) also times the networks of the last seed that was run in ONNX Runtime, in turns, one thread.
 
 Everything starts from the same weights and trains on the same images for the same epochs; three seeds; the last epoch is
 read on test, once. torch-pruning's networks are trained twice, as its users do and with our distillation, so that the table
@@ -154,10 +154,13 @@ def run(options: argparse.Namespace) -> None:
 
 
 def faster() -> dict[str, Any]:
-    """How many times as fast as the dense network those of the last seed are, from three runs of all of them in turns."""
-    files = {(r["method"], r["ratio"]): path.with_suffix(".onnx") for path in sorted(KEPT.glob(f"*_{SEEDS[-1]}.json"))
-             for r in [json.loads(path.read_text())]}  # fmt: skip
-    dense = next(key for key in files if key[0] == "dense")
+    """How many times as fast as the dense network those of the last seed run are, from three runs of all of them in turns."""
+    files: dict[tuple[str, float], Path] = {}
+    for path in sorted(KEPT.glob("*.onnx"), key=lambda p: int(p.stem.rpartition("_")[2])):
+        if (beside := path.with_suffix(".json")).exists():
+            run = json.loads(beside.read_text())
+            files[run["method"], run["ratio"]] = path
+    dense = "dense", 1.0
     found: dict[str, Any] = {}
     for key, path in files.items():
         pairs = [time_files({"dense": files[dense], "it": path}, torch.randn(1, 3, 32, 32)) for _ in range(3)]
