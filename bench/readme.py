@@ -140,6 +140,47 @@ def channel_speed() -> str:
     return "\n".join([*lines, "", said + machine(result)])
 
 
+def channels() -> str:
+    """Accuracy at equal multiply-adds, ours and another's, and what the trained networks take in time."""
+    result = load("channels")
+    titles = (
+        "ResNet-56, CIFAR-10",
+        "fewer multiply-adds",
+        "test accuracy, %",
+        "seeds",
+        "before training, validation, %",
+        "faster",
+    )
+    lines = [f"| {' | '.join(titles)} |", "|---|---:|---:|---:|---:|---:|"]
+    for r in result["rows"]:
+        spread = "" if r["spread"] is None else f" ± {r['spread']:.2f}"
+        faster = f"{statistics.median(t['median'] for t in r['faster']):.2f}x" if r["faster"] else ""
+        before = "" if r["method"].startswith("dense") else f"{100 * r['val_before_training']:.1f}"
+        cells = (r["method"], f"{r['ratio']:.1f}x", f"{r['accuracy']:.2f}{spread}", str(len(r["seeds"])), before, faster)
+        lines.append(f"| {' | '.join(cells)} |")
+    first = next(r for r in result["rows"] if r["method"] == "ours")
+    said = (
+        f"All from the same weights, {first['images']:,} images, two epochs where nothing else is said (for ours "
+        f"`{first['fit']}`), the last epoch, read on test once. {machine(result)}"
+    )
+    return "\n".join([*lines, "", said])
+
+
+def coverage() -> str:
+    """How many networks lose half of their channels, and compute what they should."""
+    result = load("coverage")
+    tools, words = list(result["summary"]), ("pruned", "pinned", "wrong", "failed")
+    lines = [f"| {len(result['networks'])} networks | {' | '.join(words)} |", "|---|---:|---:|---:|---:|"]
+    for tool in tools:
+        lines.append(f"| {tool} | {' | '.join(str(result['summary'][tool][word]) for word in words)} |")
+    for tool in tools:
+        for word in words[1:]:
+            found = [name for name, r in result["networks"].items() if r[tool]["status"] == word]
+            if found:
+                lines += ["", f"{tool}, {word}: {', '.join(f'`{name}`' for name in found)}."]
+    return "\n".join([*lines, "", machine(result)])
+
+
 def planning() -> str:
     """How long planning takes, beside another's."""
     result = load("planning")
@@ -148,6 +189,57 @@ def planning() -> str:
     for row in result["rows"]:
         lines.append(f"| `{row['network']}` | {' | '.join(format(row['seconds'][label], '.2f') for label in labels)} |")
     said = f"Medians of {result['repeats']}, {result['threads']} thread, torch-pruning {result['torch_pruning']}. "
+    return "\n".join([*lines, "", said + machine(result)])
+
+
+def kernels() -> str:
+    """Native kernels against float convolutions, layer by layer, and a whole binary network."""
+    result = load("kernels")
+    best = next(name for name in ("avx512", "avx2", "neon") if f"bits, {name}" in result["layers"][0]["rows"])
+    kinds = {"bits": "signs, packed", "floats": "signs, floats", "ternary bits": "ternary, packed", "int4": "4-bit weights",
+             "80%": "80 % zeros", "90%": "90 % zeros", "95%": "95 % zeros"}  # fmt: skip
+    lines = [f"| layer | float, ms | {' | '.join(kinds.values())} |", f"|---|---:|{'---:|' * len(kinds)}"]
+    for layer in result["layers"]:
+        rows = layer["rows"]
+        float_ms = min(rows[name]["ms"] for name in ("onnxruntime", "torch", "torch, channels last"))
+        cells = [f"{rows[f'{kind}, {best}']['faster']:.1f}x" if f"{kind}, {best}" in rows else "" for kind in kinds]
+        lines.append(f"| {layer['layer']} | {float_ms:.3f} | {' | '.join(cells)} |")
+    whole = result["whole"]
+    said = (
+        f"How many times as fast as the best of ONNX Runtime, PyTorch and PyTorch with channels last, in floats; `{best}`, one "
+        f'thread, in turns, medians of {result["rounds"]} rounds. "Floats" takes and writes floats, packing included. A whole '
+        f"binary ResNet-18 at 224 in ONNX Runtime: {whole['ms']['binary']:.1f} against {whole['ms']['float']:.1f} ms, "
+        f"{whole['faster']:.1f}x. {machine(result)}"
+    )
+    return "\n".join([*lines, "", said])
+
+
+def binary_peers() -> str:
+    """Binary convolutions of others."""
+    result = load("peers_binary")
+    peers = list(result["rows"][0]["times_ours"])
+    titles = [f"{peer}, {what}" for peer in peers for what in ("one layer", "inside a network")]
+    lines = [f"| 3x3 | ours, ms: one layer, inside | {' | '.join(titles)} |", f"|---|---:|{'---:|' * len(titles)}"]
+    for r in result["rows"]:
+        cells = [f"{r['times_ours'][peer][what]:.2f}x" for peer in peers for what in ("single", "inner")]
+        ours = f"{r['single_ms']['ours']:.3f}, {r['inner_ms']['ours']:.3f}"
+        lines.append(f"| {r['channels']} channels, {r['size']}x{r['size']} | {ours} | {' | '.join(cells)} |")
+    said = (
+        "How many times as long the others take. One layer: floats in and out, by each runtime's own call. Inside a network: "
+        f"what one more layer costs, signs in and out. {machine(result)}"
+    )
+    return "\n".join([*lines, "", said])
+
+
+def sparse_latency() -> str:
+    """Whole networks with zeros."""
+    result = load("sparse_latency")
+    lines = ["| network | zeros | dense, ms | packed, ms | faster | layers packed |", "|---|---:|---:|---:|---:|---:|"]
+    for r in result["rows"]:
+        times = [f"{r['ms'][key]['median']:.3g}" for key in ("dense", "packed")]
+        cells = (f"`{r['network']}`", f"{r['zeros']:.0%}", *times, f"{r['faster']['median']:.2f}x", str(r["packed_layers"]))
+        lines.append(f"| {' | '.join(cells)} |")
+    said = "Magnitude pruning with one rate for all layers, no training; ONNX Runtime, one thread, batch 1, in turns. "
     return "\n".join([*lines, "", said + machine(result)])
 
 
@@ -165,7 +257,8 @@ def machine(result: dict[str, Any]) -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"measured": text},
     "docs/zoo.md": {"mobile": mobile, "profiler": profiler},
-    "docs/pruning.md": {"channel_speed": channel_speed, "planning": planning},
+    "docs/pruning.md": {"channel_speed": channel_speed, "planning": planning, "channels": channels},
+    "docs/kernels.md": {"kernels": kernels, "binary_peers": binary_peers, "sparse_latency": sparse_latency},
 }
 """What is generated: pages, and in each the text between `<!-- NAME:begin -->` and `<!-- NAME:end -->`."""
 
