@@ -69,7 +69,8 @@ class Clock:
     """Milliseconds of models on one example and runtime: `clock(model)` is the median.
 
     Times do not depend on the numbers in the weights but for zeros, so a model is measured once for each structure. What was
-    exported is kept as long as the clock, in a folder that goes with it. Times of single layers are kept in the cache, by machine.
+    exported is kept as long as the clock, in a folder that goes with it. Times of single layers are kept in the cache, by
+    machine.
     """
 
     def __init__(self, example: Tensor, runtime: str = "onnxruntime", threads: int = 1) -> None:
