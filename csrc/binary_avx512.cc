@@ -12,6 +12,8 @@ namespace {
 constexpr int kUnits = 32;  // in a register
 constexpr int kMost = 3;    // registers of pixels at a time: 24 of counters, and 8 left over
 
+constexpr int kAhead = 48;  // steps: inside a network weights come from far away, and no hardware prefetcher crosses a page
+
 constexpr uint32_t kBoth = 0x10001;  // a code in both halves: 32-bit broadcasts cost no shuffle
 
 // Signs, and with `masked` weights that are not 0 behind them.
@@ -67,6 +69,7 @@ void tile(const BinaryTile& t, int64_t at) {
   const uint32_t* w = static_cast<const uint32_t*>(t.weights);
   for (int64_t s = 0; s < t.steps; ++s, w += masked ? 16 : 8) {
     const uint16_t* from = planes + t.offsets[s];
+    _mm_prefetch(reinterpret_cast<const char*>(w + kAhead * (masked ? 16 : 8)), _MM_HINT_T0);
     __m512i x[V];
 #pragma GCC unroll 3
     for (int v = 0; v < V; ++v) x[v] = _mm512_loadu_si512(from + v * kUnits);
