@@ -41,7 +41,7 @@ bench-peers: .bench-venv/installed .bench-venv-tf/installed ## the same jobs don
 	  set -e; for script in bench/peers/*.py; do echo "$$script"; .bench-venv/bin/python "$$script"; done; \
 	else echo 'There is no script in bench/peers, so there is nothing to compare with.'; fi
 
-ort-versions: .venv/installed ## our operations in the oldest (from 1.16) and the newest ONNX Runtime that pip offers for this Python
+ort-versions: .venv/installed ## our operations in the oldest and the newest ONNX Runtime that pip offers for this Python
 	@$(BIN)/python tests/ort_versions.py
 
 fuzz: .venv/installed ## the attacks on everything that reads bytes, with many more inputs

@@ -1,5 +1,5 @@
 // ONNX Runtime's public C interface, as much of it as a custom operation needs: a table of functions, called by their place.
-// The table only ever grows at its end, so these places hold for every version from 16 on.
+// The table only ever grows at its end, so these places hold for every version from 15 on.
 #pragma once
 
 #include <stddef.h>
@@ -13,9 +13,11 @@ namespace ort {
 
 using Status = void*;  // null: it went well
 constexpr uint32_t kVersion = 16;
+constexpr uint32_t kOldest = 15;  // without the two checked calls of an operation: there, an error is thrown
 
 enum Place : size_t {
   create_status = 0,
+  error_message = 2,
   create_domain = 26,
   add_to_domain = 27,
   add_domain = 28,

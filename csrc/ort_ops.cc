@@ -1,6 +1,8 @@
 // The library that ONNX Runtime loads: it registers every operation of ort_layers.cc in the domain `lilliput`.
 #include <cstdlib>
+#include <cstring>
 #include <exception>
+#include <stdexcept>
 #include <vector>
 
 #include "ort_layers.h"
@@ -26,7 +28,7 @@ struct Made {
 
 const Kind& kind_of(const Operation* op) { return *static_cast<const Registered*>(op)->kind; }
 
-// Whatever goes wrong becomes a status; nothing is thrown into the runtime.
+// Whatever goes wrong becomes a status; nothing is thrown into the runtime, unless it knows no other way.
 template <class Work>
 Status guarded(const Api& api, const char* name, Work work) {
   try {
@@ -52,11 +54,27 @@ Status compute(void* kernel, void* context) {
   return guarded(made.api, made.name, [&] { made.node->compute(context); });
 }
 
+// A runtime without checked calls takes errors as exceptions, as its own C++ interface throws them.
+void thrown(const Api& api, Status status) {
+  if (status == nullptr) return;
+  const std::string what = reinterpret_cast<const char* (*)(Status)>(const_cast<void*>(api.table[error_message]))(status);
+  reinterpret_cast<void (*)(Status)>(const_cast<void*>(api.table[release_status]))(status);
+  throw std::runtime_error(what);
+}
+
+void* create_or_throw(const Operation* op, const void* const* table, const void* info) {
+  void* kernel = nullptr;
+  thrown({table}, create(op, table, info, &kernel));
+  return kernel;
+}
+
+void compute_or_throw(void* kernel, void* context) { thrown(static_cast<Made*>(kernel)->api, compute(kernel, context)); }
+
 void destroy(void* kernel) { delete static_cast<Made*>(kernel); }
 
-Registered registered(const Kind& kind) {
+Registered registered(const Kind& kind, uint32_t version) {
   Registered op{};
-  op.version = kVersion;
+  op.version = version;
   op.name = [](const Operation* o) { return kind_of(o).name; };
   op.provider = [](const Operation*) { return "CPUExecutionProvider"; };
   op.input_type = [](const Operation* o, size_t i) { return std::abs(kind_of(o).inputs.at(i)); };
@@ -71,6 +89,8 @@ Registered registered(const Kind& kind) {
   op.variadic_input_alike = [](const Operation*) { return 1; };
   op.variadic_output_least = [](const Operation*) { return 1; };
   op.variadic_output_alike = [](const Operation*) { return 1; };
+  op.create = create_or_throw;
+  op.compute = compute_or_throw;
   op.create_checked = create;
   op.compute_checked = compute;
   op.kind = &kind;
@@ -78,10 +98,10 @@ Registered registered(const Kind& kind) {
 }
 
 // The runtime keeps pointers to these for as long as a session lives.
-std::vector<Registered>& operations() {
-  static std::vector<Registered> all = [] {
+std::vector<Registered>& operations(uint32_t version) {
+  static std::vector<Registered> all = [version] {
     std::vector<Registered> made;
-    for (const Kind& kind : kinds()) made.push_back(registered(kind));
+    for (const Kind& kind : kinds()) made.push_back(registered(kind, version));
     return made;
   }();
   return all;
@@ -92,13 +112,15 @@ std::vector<Registered>& operations() {
 
 LILLIPUT_EXPORT ort::Status RegisterCustomOps(void* options, const ort::ApiBase* base) {
   using namespace ort;
-  const void* const* table = base->get(kVersion);
+  const bool oldest = std::strncmp(base->version(), "1.15.", 5) == 0;
+  const uint32_t version = oldest ? kOldest : kVersion;
+  const void* const* table = base->get(version);
   if (table == nullptr) return nullptr;  // the runtime has said why: it is older than this interface
   const Api api{table};
   return guarded(api, "RegisterCustomOps", [&] {
     void* domain = nullptr;
     api.call(create_domain, "lilliput", &domain);
-    for (Registered& op : operations()) api.call(add_to_domain, domain, static_cast<const Operation*>(&op));
+    for (Registered& op : operations(version)) api.call(add_to_domain, domain, static_cast<const Operation*>(&op));
     api.call(add_domain, options, domain);
   });
 }
