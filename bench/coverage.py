@@ -149,10 +149,14 @@ def run_lilliput(name: str) -> dict[str, Any]:
     from lilliput.core.channels import channels
     from lilliput.core.method import Look
     from lilliput.core.perform import perform
+    from lilliput.errors import ModelError
 
     model, example = build(name)
     begun = time.process_time()
-    plan = prune.Channels(keep=0.5).plan(model, Look(example))
+    try:
+        plan = prune.Channels(keep=0.5).plan(model, Look(example))
+    except ModelError as error:  # the network is refused, and the reason told
+        return {"params": sum(p.numel() for p in model.parameters()), "status": "pinned", "why": str(error)[:300]}
     planned = time.process_time() - begun
     found = channels(model, example)
     small = perform(model, plan)

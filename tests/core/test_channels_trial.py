@@ -173,3 +173,22 @@ def test_a_norm_has_no_inputs_of_its_own() -> None:
 def test_a_network_in_half_precision_is_tried_out_in_single() -> None:
     assert {g.name for g in channels(Between(first_four_tripled, 8).half(), IMAGE).groups} == {"b"}
     assert {g.name for g in channels(Between(lambda m, x: x, 8).half(), IMAGE).groups} == {"a", "b"}
+
+
+class Scaled(nn.Module):
+    """Channels counted by numbers, then scaled by a parameter of no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.gamma = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Parameter(torch.rand(8) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.a(x).split([4, 4], 1)
+        return self.b(torch.cat([right, left], 1).mul(self.gamma.reshape(1, -1, 1, 1))).mean((2, 3))
+
+
+def test_a_line_is_told_where_a_parameter_of_no_layer_loses_channels_too() -> None:
+    torch.manual_seed(0)
+    reasons = channels(Scaled(), IMAGE).reasons()
+    start = Scaled.forward.__code__.co_firstlineno
+    assert any("a" in sites and f"test_channels_trial.py:{start + 1}" in reason for reason, sites in reasons.items())

@@ -22,6 +22,8 @@ def blame(large: nn.Module, small: nn.Module, image: Tensor, edits: Iterable[Res
     vectors = {(site, axis): names for site, axis, names in whole.slots}
     lost = [torch.zeros(1, dtype=torch.long)[:0]]
     for edit in edits:
+        if (edit.site, edit.axis) not in vectors:  # a parameter that stood aside; layers of the same names say what is lost
+            continue
         mask = torch.ones(len(vectors[edit.site, edit.axis]), dtype=torch.bool)
         mask[list(edit.keep)] = False
         lost.append(whole.names.roots(vectors[edit.site, edit.axis][mask]))
