@@ -227,6 +227,9 @@ class _Compression:
             "classes": list(self.task.class_names),
             "per_class": {"baseline": before.test.to_json()["per_class"], "compressed": after.test.to_json()["per_class"]},
             "layers": {"baseline": before.profile.to_json()["layers"], "compressed": after.profile.to_json()["layers"]},
+            "answers": report.answers(before.test.hits, after.test.hits),
+            **report.inside({"baseline": (self.model, before.exported.path), "compressed": (made.model, after.exported.path)},
+                            self.example, self.settings.threads),
             "tried": tried,
             "stages": [
                 {"step": s.step.text(), "id": s.id, "seconds": round(s.seconds, 2), "reused": s.reused, "edits": len(s.edits),
