@@ -19,7 +19,7 @@ from lilliput.export.packed import pack
 from lilliput.kernels import pack_binary, pack_sparse
 from lilliput.kernels.runtime import DOMAIN
 from lilliput.measure.latency import used_domains
-from lilliput.quant import Quantize
+from lilliput.quant import LowBit, Quantize
 
 pytestmark = pytest.mark.skipif(kernels.backend() != "native", reason="the native core was not built")
 
@@ -52,6 +52,17 @@ def test_a_packed_network_is_exported_as_it_is(slower: None, tmp_path: Path) -> 
     packed = pack_sparse(sparse(), zeros=0.5)
     for plain in (False, True):
         assert export(packed, images(2), tmp_path / "net.onnx", plain=plain).packed_nodes["SparseConv"] == 2
+
+
+def test_scales_of_sub_tensors_stand_around_a_packed_layer(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 12, 3), norm(12), nn.Conv2d(12, 9, 3, stride=2, padding=1), norm(9), nn.Flatten(), nn.LazyLinear(4)
+    )
+    net.eval()(images(1))
+    model = LowBit("xnor")(net, look())
+    done = export(model, images(2), tmp_path / "net.onnx")
+    assert done.packed_nodes == {"Binarize": 1, "BinaryConv": 1} and same(model, done.path, images(3))
 
 
 def test_dense_and_integer_networks_are_left_alone(faster: None, tmp_path: Path) -> None:

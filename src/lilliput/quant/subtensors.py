@@ -14,12 +14,19 @@ from lilliput.errors import EditError
 
 
 class SubTensors(Compressed):
-    """Base of both: the dense layer without its bias stands inside as `layer`, which is where maps go."""
+    """Base of both: the dense layer without its bias stands inside as `layer`, which is where maps go.
+
+    `window` is what a convolution sees (kernel, stride, padding, dilation), kept here because a packed layer may stand
+    inside later; a linear layer has none.
+    """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, bias: nn.Parameter | None) -> None:
         super().__init__()
         self.layer = layer
         self.bias = bias
+        self.window: Any = None
+        if isinstance(layer, nn.Conv2d):
+            self.window = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
 
     @classmethod
     def like(cls, dense: nn.Module) -> SubTensors:  # type: ignore[override] # its own spec
@@ -37,7 +44,7 @@ class SubTensors(Compressed):
     def _biased(self, y: Tensor) -> Tensor:
         if self.bias is None:
             return y
-        return y + (self.bias.view(-1, 1, 1) if isinstance(self.layer, nn.Conv2d) else self.bias)
+        return y + (self.bias if self.window is None else self.bias.view(-1, 1, 1))
 
 
 @swaps.register("input_scale")
@@ -56,12 +63,12 @@ class InputScale(SubTensors):
         return self._biased(self.layer(x) * self._scale(x))
 
     def _scale(self, x: Tensor) -> Tensor:
-        if isinstance(self.layer, nn.Linear):
+        if self.window is None:
             return x.abs().mean(-1, keepdim=True)
         area = x.abs().mean(1, keepdim=True)  # n 1 h w
-        height, width = self.layer.kernel_size
+        (height, width), *rest = self.window
         box = area.new_full((1, 1, height, width), 1 / (height * width))
-        return F.conv2d(area, box, None, self.layer.stride, self.layer.padding, self.layer.dilation)
+        return F.conv2d(area, box, None, *rest)
 
 
 @swaps.register("residual_signs")
