@@ -6,7 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,17 @@ from lilliput.core.perform import perform
 from lilliput.core.record import attach, edits, record
 from lilliput.data import Task
 from lilliput.data.cache import root as cache_root
-from lilliput.errors import BudgetError, ModelError, at
+from lilliput.errors import BudgetError, ConfigError, ModelError, at
 from lilliput.export import Exported, export
 from lilliput.export.onnx import predictor
 from lilliput.measure import hardware, profile, time_files, versions
 from lilliput.measure.accuracy import Accuracy, accuracy
 from lilliput.recipe import Bench, Recipe, Run, look, prefix_id, run, start_text
-from lilliput.search import Budget, Proposal, propose
+from lilliput.search import Budget, Effort, Proposal, Remembered, Search, propose
 from lilliput.store import save
 from lilliput.train import Event, Fit, Machine, Watch
 
-__all__ = ["Result", "Settings", "check_fit", "compress", "missed", "pretrain", "train"]
+__all__ = ["Result", "Settings", "check_fit", "compress", "join", "missed", "pretrain", "train"]
 
 Say = Callable[[str], None]
 UNNAMED = "nothing says how to build this network again; take it from the zoo, or set `model.architecture = 'file.py:function'`"
@@ -39,7 +39,7 @@ UNNAMED = "nothing says how to build this network again; take it from the zoo, o
 
 @dataclass(frozen=True)
 class Settings:
-    """How a compression runs, beside what it makes."""
+    """How a compression runs, beside what it makes. With an `effort` a budget is searched for by training many candidates."""
 
     seed: int = 0
     epochs: int = 8
@@ -48,6 +48,7 @@ class Settings:
     root: Path | None = None
     watch: Watch | None = None
     say: Say = lambda line: None
+    effort: Effort | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,18 @@ def compress(
     A budget that is missed is in `Result.failures`; what was reached is written all the same.
     """
     return _Compression(model, task, Path(out), budget or Budget(), settings).go(recipe)
+
+
+def join(model: nn.Module, task: Task, budget: Budget, *, out: str | Path, settings: Settings) -> None:
+    """Train what a search for the same network, data, budget and effort wants trained, here or on another machine."""
+    if settings.effort is None:
+        raise ConfigError("to join a search, say the same `hours` as it")
+    model = perform(model, ()).eval()
+    check_fit(model, task)
+    folder = Path(out) / "search"
+    known = Remembered(Clock(task.example(), threads=settings.threads), folder / "times.json")
+    bench = replace(_bench(task, settings, None), clock=known)
+    Search(model, bench, known, budget, settings.effort, folder, settings.say).join()
 
 
 def missed(failures: Sequence[str], out: Path) -> BudgetError:
@@ -161,16 +174,22 @@ class _Compression:
         bench = _bench(self.task, self.settings, clock, self._log)
         proposal = None
         if recipe is None:
-            self.say("looking for the gentlest recipe that meets the budget")
-            proposal = propose(
-                self.model, self.task, look(bench), self.budget, clock, epochs=self.settings.epochs, say=self.say
-            )
+            proposal = self._propose(clock, bench)
             recipe = proposal.recipe
         network = record(self.model).architecture or type(self.model).__name__
         told = f"# {network} on {self.task.name}, seed {self.settings.seed}\n"
         (self.out / "recipe.yaml").write_text(told + recipe.to_yaml())
         made = run(self.model, recipe, bench)
         return self._prove(recipe, made, proposal)
+
+    def _propose(self, clock: Clock, bench: Bench) -> Proposal:
+        """The recipe for the budget: by training many where there are hours for it, else without training."""
+        effort = self.settings.effort
+        if effort is None:
+            self.say("looking for the gentlest recipe that meets the budget")
+            return propose(self.model, self.task, look(bench), self.budget, clock, epochs=self.settings.epochs, say=self.say)
+        known = Remembered(clock, self.out / "search/times.json")
+        return Search(self.model, replace(bench, clock=known), known, self.budget, effort, self.out / "search", self.say).go()
 
     def _open(self) -> None:
         """The folder, without what an earlier run with other files left in it; a log of this run alone, unless it goes on."""
@@ -202,6 +221,7 @@ class _Compression:
         metrics = {
             **rows, "device": hardware(), "versions": versions(), "seed": self.settings.seed,
             "seconds": round(time.perf_counter() - self.begun, 1), "budget": _budget(self.budget), "failures": failures,
+            **({"front": list(proposal.front)} if proposal is not None and proposal.front else {}),
         }  # fmt: skip
         state.write_json(self.out / "metrics.json", metrics)
         state.write_json(self.out / "details.json", self._details(made, proposal, before, after))
@@ -221,7 +241,7 @@ class _Compression:
         chosen = [s.step.text() for s in made.stages]
         tried = [t.to_json() for t in proposal.tried] if proposal else []
         for row in tried:
-            row["chosen"] = bool(row["methods"]) and all(m in chosen for m in row["methods"]) and row["meets"]
+            row.setdefault("chosen", bool(row["methods"]) and all(m in chosen for m in row["methods"]) and row["meets"])
         return {
             "model": record(self.model).architecture or type(self.model).__name__, "data": self.task.name,
             "classes": list(self.task.class_names),
@@ -255,7 +275,7 @@ class _Compression:
                 "(`lilliput.kernels.register`); `lilliput export model.lil model.onnx --plain` writes one without."
             )
         if proposal is not None and not proposal.reachable:
-            lines.append("No candidate met the size and latency budgets; the nearest one was taken.")
+            lines.append("No candidate met the budgets; the nearest one was taken.")
         return lines
 
 
@@ -265,6 +285,6 @@ def _bench(task: Task, settings: Settings, clock: Clock | None, watch: Watch | N
 
 
 def _budget(budget: Budget) -> dict[str, Any]:
-    limits = {"size": budget.size, "latency": budget.latency}
+    limits = {"size": budget.size, "latency": budget.latency, "memory": budget.memory}
     found: dict[str, Any] = {k: None if v is None else {"value": v.value, "ratio": v.ratio} for k, v in limits.items()}
     return {**found, "max_drop": budget.max_drop}

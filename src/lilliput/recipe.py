@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import nn
 
 from lilliput.config import Config, config, from_json, parse
@@ -193,10 +194,22 @@ def prefix_id(texts: Sequence[str]) -> str:
 def _stage(
     start: nn.Module, before: nn.Module, step: Step, place: Path, bench: Bench, past: dict[int, nn.Module]
 ) -> tuple[nn.Module, Stage]:
-    """One step: from the store if it is there, else done and stored. `past`: networks that rewinding goes back to."""
-    done = place / "stage.json"
-    if done.exists():
+    """One step: from the store if it is there, else done and stored. `past`: networks that rewinding goes back to.
+
+    The first process to come does it; others that want the same wait for it. The lock goes with its process.
+    """
+    if (place / "stage.json").exists():
         return _stored(start, step, place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.with_suffix(".lock")):
+        if (place / "stage.json").exists():
+            return _stored(start, step, place)
+        return _made(start, before, step, place, bench, past)
+
+
+def _made(
+    start: nn.Module, before: nn.Module, step: Step, place: Path, bench: Bench, past: dict[int, nn.Module]
+) -> tuple[nn.Module, Stage]:
     begun = time.perf_counter()
     after, history = _do(start, before, step, place, bench, past)
     seconds = time.perf_counter() - begun
@@ -204,7 +217,7 @@ def _stage(
     state.write(place / "state.safetensors", {"model": after.state_dict(), "training": after.training})
     meta = {"step": step.text(), "record": record(after).to_json(), "edits": edit_values.to_json(new_edits),
             "history": history, "seconds": seconds}  # fmt: skip
-    state.write_json(done, meta)
+    state.write_json(place / "stage.json", meta)
     (place / "fit.safetensors").unlink(missing_ok=True)
     return after, Stage(step, place.parent.name, new_edits, history, seconds, False)
 

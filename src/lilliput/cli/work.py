@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +28,9 @@ from lilliput.cli.options import (
 )
 from lilliput.errors import UsageError
 
+if TYPE_CHECKING:
+    from lilliput.search import Effort
+
 
 @app.command(
     epilog=example_of("compress resnet8:channels=1 --data digits --pretrain 12 --latency 0.6x --max-drop 2 --out out/digits")
@@ -40,7 +44,17 @@ def compress(
     bits: Annotated[str | None, typer.Option(help="Quantize, without training: 8, w4a8 or mixed.")] = None,
     size: Annotated[str | None, typer.Option(help="Budget for the `.lil`: 0.5MB, 80kB or 0.25x.")] = None,
     latency: Annotated[str | None, typer.Option(help="Budget for one inference: 5ms or 0.5x.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Budget for activations alive at once: 256kB or 0.5x.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Points of test accuracy that may be lost.")] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="Search so long, training many candidates; without it, the gentlest that fits.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side in a search.")] = 1,
+    storage: Annotated[
+        str | None, typer.Option(help="A database that machines share in a search: `sqlite:///FILE`, `postgresql://...`.")
+    ] = None,
+    join: Annotated[bool, typer.Option("--join", help="Only train for a search that another process plans.")] = False,
+    precision: Annotated[str, typer.Option(help="Of training in a search: 32 or bf16-mixed.")] = "32",
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of recovery where a budget chooses the recipe.")] = 8,
     pretrain: Annotated[int, typer.Option(min=0, help="Train the model from scratch for so many epochs first.")] = 0,
     threads: Threads = 1,
@@ -64,21 +78,25 @@ def compress(
     from lilliput.terminal import out as screen
     from lilliput.train import Machine
 
-    budget = Budget.read(size, latency, max_drop)
+    budget = Budget.read(size, latency, max_drop, memory)
+    effort = effort_of(hours, storage, precision, workers, join, plan=recipe or bits)
     if recipe and bits:
         raise UsageError(f"`--recipe {recipe}` beside `--bits {bits}`: each is the whole plan; give one")
     plan = Recipe.read(recipe) if recipe else Recipe(shortcut(bits)) if bits else None
     if plan is None and budget == Budget():
-        raise UsageError("say what to aim at: `--size`, `--latency`, `--max-drop`, `--bits 8` or `--recipe FILE`")
+        raise UsageError("say what to aim at: `--size`, `--latency`, `--memory`, `--max-drop`, `--bits 8` or `--recipe FILE`")
     need_weights(model, weights, pretrain)
     network = open_model(model, weights=weights, trust=trust, seed=seed)
     task = open_task(data, seed=seed, skip_bad=skip_bad)
     with Training() as bar, Logging(log or (), out / "logs", watch=bar) as watch:
         watch.settings({"model": model, "data": data, "seed": seed, **({"recipe": plan.text()} if plan else {})})
-        settings = job.Settings(seed, epochs, threads, Machine(accelerator, devices), watch=watch, say=say)
+        settings = job.Settings(seed, epochs, threads, Machine(accelerator, devices), watch=watch, say=say, effort=effort)
         job.check_fit(network, task)
         if pretrain:
             network = job.pretrain(network, task, pretrain, settings)
+        if join:
+            job.join(network, task, budget, out=out, settings=settings)
+            return
         result = job.compress(network, task, plan, out=out, budget=budget, settings=settings)
         watch.result(result.metrics)
     show(report.summary(result.metrics), result.metrics, json_out)
@@ -213,6 +231,20 @@ def rounded(network: Any, data: str, out: Path, size: str | None, drop: float | 
     written = save(found.model, out, recipe=found.method.text())
     return {"file": str(out), "bytes": written, "method": found.method.text(), "val_accuracy": found.after,
             "val_accuracy_before": found.before}  # fmt: skip
+
+
+def effort_of(
+    hours: float | None, storage: str | None, precision: str, workers: int, join: bool, plan: object
+) -> Effort | None:
+    from lilliput.search import Effort
+
+    if hours is None:
+        if storage or join or workers > 1 or precision != "32":
+            raise UsageError("`--storage`, `--workers`, `--join`, `--precision` are for a search: say how long with `--hours`")
+        return None
+    if plan:
+        raise UsageError(f"`--hours {hours:g}` searches for a recipe, and one is given; leave out `--recipe` and `--bits`")
+    return Effort(hours, storage, precision, workers, (sys.executable, "-m", "lilliput", *sys.argv[1:], "--join"))
 
 
 def need_weights(model: str, weights: Path | None, pretrain: int) -> None:

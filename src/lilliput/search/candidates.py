@@ -1,0 +1,111 @@
+"""The ways a search may take: what gives a network its shape, how its weights are stored, and how it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lilliput.config import Config, from_json
+from lilliput.distill import Hinton
+from lilliput.factor import Factorize
+from lilliput.prune import Channels, Layers, Weights
+from lilliput.prune.gradual import Gradual
+from lilliput.quant import Quantize
+from lilliput.quant.rate_penalty import RatePenalty
+from lilliput.train import BatchNorm, Fit
+
+FINISHES = ("float", "int8", "rate")
+BITS_A_WEIGHT = 6.0  # that is not zero takes about so many in a file, its place included
+
+
+@dataclass(frozen=True)
+class Family:
+    """One way to shape a network: its steps for an amount that stays, in (0, 1]."""
+
+    name: str
+    steps: Callable[[float], tuple[Config, ...]]
+
+
+# The order in which they compete where the hours do not reach for all.
+FAMILIES = (
+    Family("channels", lambda a: (Channels(macs=a, criterion="group_norm", allocate="global"), BatchNorm())),
+    Family("channels by time", lambda a: (Channels(latency=a, criterion="group_norm", allocate="latency"), BatchNorm())),
+    Family("inner channels", lambda a: (Channels(keep=a, scope="inner", multiple=8), BatchNorm())),
+    Family("channels refitted", lambda a: (
+        Channels(macs=a, criterion="hessian", allocate="global", per="macs", compensate=True), BatchNorm())),
+    Family("factors", lambda a: (
+        Factorize(method=("svd", "spatial", "tucker2"), macs=a, whiten=True, images=256), BatchNorm())),
+    Family("blocks", lambda a: (Layers(macs=a, criterion="kl", images=64), BatchNorm())),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way through: the steps that shape the network, and what its weights end as.
+
+    finish  float; int8 (`quant.quantize`, without training); or rate: zeros and a penalty on bits while it trains, rounded for
+            a file of the size asked for at the end (`quant.rate`)
+    zeros   the share of weights that training brings to zero where the finish is rate
+    ratio, ms, bytes, memory, accuracy   as measured before any training; accuracy on validation, ratio of milliseconds
+    """
+
+    name: str
+    shape: tuple[Config, ...]
+    finish: str
+    zeros: float = 0.0
+    ratio: float = 1.0
+    ms: float = 0.0
+    bytes: int = 0
+    memory: int = 0
+    accuracy: float | None = None
+
+    @property
+    def title(self) -> str:
+        """As tables call it."""
+        return self.name if self.finish == "float" else f"{self.name}, {self.finish}"
+
+    def steps(self, epochs: Sequence[int], fit: Fit) -> tuple[Config, ...]:
+        """Shape and training, a fit for each of `epochs`; what comes after training is not among them."""
+        trained = [self._fit(fit, n, first=k == 0) for k, n in enumerate(epochs)]
+        masks = (Weights(rate=0.0),) if self.zeros else ()
+        return (*self.shape, *masks, *trained)
+
+    def _fit(self, fit: Fit, epochs: int, first: bool) -> Fit:
+        callbacks = fit.callbacks
+        if self.finish == "rate":
+            callbacks = (*callbacks, RatePenalty())
+        if self.zeros and first:
+            callbacks = (*callbacks, Gradual(rate=self.zeros, allocate="global", every=20))
+        return replace(fit, epochs=epochs, distill=fit.distill or Hinton(), callbacks=callbacks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, which `from_json` reads back."""
+        return {**vars(self), "shape": [step.to_json() for step in self.shape]}
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Candidate:
+        """The candidate that was written."""
+        return Candidate(**{**value, "shape": tuple(from_json(step) for step in value["shape"])})
+
+
+def zeros_for(size: float, weights: int) -> float:
+    """The share of zeros at which so many weights can be expected to fit into `size` bytes, rounded to hundredths.
+
+    >>> zeros_for(100_000, 400_000)
+    0.67
+    """
+    return round(min(max(1 - 8 * size / weights / BITS_A_WEIGHT, 0.0), 0.95), 2)
+
+
+def quantized(finish: str) -> tuple[Config, ...]:
+    """The steps that a finish adds without looking at a budget."""
+    return (Quantize(),) if finish == "int8" else ()
+
+
+def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Without those that repeat another's shape and finish."""
+    found: dict[str, Candidate] = {}
+    for each in candidates:
+        found.setdefault(repr((each.shape, each.finish, each.zeros)), each)
+    return list(found.values())

@@ -1,0 +1,52 @@
+"""A clock that answers the same question once, for good: a search that was stopped goes on with what it knew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lilliput.clock import Clock, structure
+from lilliput.core import state
+from lilliput.measure import Latency
+from lilliput.measure.shape_times import LayerShape
+
+
+class Remembered:
+    """What a clock measured, and whatever else was found once, in a JSON file; by structure, as no time depends on weights."""
+
+    def __init__(self, clock: Clock, path: Path) -> None:
+        self.clock, self.path = clock, path
+        self.known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def keep(self, key: str, find: Callable[[], Any]) -> Any:
+        """The JSON value under a key, found now if it is not there."""
+        if key not in self.known:
+            self.known[key] = find()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            state.write_json(self.path, self.known)
+        return self.known[key]
+
+    def __call__(self, model: nn.Module) -> float:
+        """The median of a model's milliseconds."""
+        return float(self.keep(f"one {structure(model)}", lambda: self.clock(model)))
+
+    def ratio(self, model: nn.Module, baseline: nn.Module) -> float:
+        """The time of a model as a share of the baseline's."""
+        key = f"ratio {structure(model)} {structure(baseline)}"
+        return float(self.keep(key, lambda: self.clock.ratio(model, baseline)))
+
+    def compare(self, models: Mapping[str, nn.Module], seconds: float = 10.0) -> dict[str, Latency]:
+        """Latencies measured in turns."""
+        names = list(models)
+        key = f"turns {seconds:g} {' '.join(structure(models[name]) for name in names)}"
+        found = self.keep(key, lambda: [asdict(one) for one in self.clock.compare(models, seconds).values()])
+        return {name: Latency(**one) for name, one in zip(names, found, strict=True)}
+
+    def layers(self, shapes: Sequence[LayerShape]) -> list[float]:
+        """Milliseconds of single layers, which the clock keeps itself."""
+        return self.clock.layers(shapes)

@@ -1,0 +1,294 @@
+"""A search by hours: many ways into the budget, training for those that deserve it, one recommendation at the end."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lilliput.config import Config, from_json
+from lilliput.core.perform import bake
+from lilliput.core.record import record
+from lilliput.errors import ConfigError, LilliputError
+from lilliput.measure.accuracy import accuracy
+from lilliput.recipe import Bake, Bench, Recipe, prefix_id, run, start_text
+from lilliput.search.budget import Budget
+from lilliput.search.candidates import FAMILIES, Candidate, quantized
+from lilliput.search.gentle import Proposal, file_bytes
+from lilliput.search.halving import Rung, due, rungs
+from lilliput.search.planning import Planner, epoch_seconds
+from lilliput.search.rate import pack
+from lilliput.search.remembered import Remembered
+from lilliput.search.trials import Outcome, Trials
+from lilliput.train import Fit
+
+Steps = tuple[Config, ...]
+TEXT = 256  # bytes for what a file says of the steps after training
+POLL = 1.0  # seconds between two looks at what others do
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a search may spend, and with whom.
+
+    hours      for planning and training, as one process on this machine would need them
+    storage    a database that other processes and machines share, as SQLAlchemy names it; by default a file beside the result
+    precision  of training: 32 or bf16-mixed
+    workers    processes on this machine that train side by side, each with its share of the cores
+    command    what starts another process that joins; `workers` needs it
+    """
+
+    hours: float
+    storage: str | None = None
+    precision: str = "32"
+    workers: int = 1
+    command: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise `ConfigError` for what can never work."""
+        if not 0 < self.hours < math.inf:
+            raise ConfigError(f"`hours` (={self.hours}) is a number above 0")
+        if self.workers < 1 or (self.workers > 1 and not self.command):
+            raise ConfigError(f"`workers` (={self.workers}) is at least 1, and more need a `command` that starts them")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A candidate as it ended: steps, epochs, and what was measured; `why` where it is out."""
+
+    name: str
+    steps: Steps
+    epochs: int
+    ms: float
+    ratio: float
+    bytes: int
+    proxy: float | None
+    accuracy: float | None
+    value: float | None
+    why: str = ""
+    chosen: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, as the report reads them."""
+        return {"name": self.name, "methods": [s.text() for s in self.steps], "epochs": self.epochs, "ms": self.ms,
+                "ratio": self.ratio, "bytes": self.bytes, "meets": self.value is not None, "proxy_accuracy": self.proxy,
+                "accuracy": self.accuracy, "why": self.why, "chosen": self.chosen}  # fmt: skip
+
+
+class Search:
+    """One search; the same call goes on where a stopped one was, and others may `join`."""
+
+    def __init__(
+        self, model: nn.Module, bench: Bench, clock: Remembered, budget: Budget, effort: Effort, folder: Path,
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        effort.check()
+        self.model, self.bench, self.clock, self.budget, self.effort, self.say = model, bench, clock, budget, effort, say
+        key = [start_text(model, bench.task), repr(budget), f"{effort.hours} {effort.precision} {bench.seed}"]
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.trials = Trials(effort.storage or f"sqlite:///{folder.resolve() / 'trials.db'}", f"lilliput {prefix_id(key)}")
+        self.fit, self.families = Fit(precision=effort.precision), FAMILIES
+
+    def go(self) -> Proposal:
+        """Plan, train with as many processes as are asked for, choose."""
+        self.plan()
+        with helpers(self.effort, self.folder):
+            self.work()
+        return self.choose()
+
+    def join(self) -> None:
+        """Only train what another process planned."""
+        if self.trials.plan is None:
+            self.say("waiting for the plan of the search to join")
+        while self.trials.plan is None:
+            time.sleep(POLL)
+        self.work()
+
+    def plan(self) -> dict[str, Any]:
+        """What is to be tried: made once, and the same for every process and every time this search goes on."""
+        if (known := self.trials.plan) is not None:
+            return known
+        begun = time.perf_counter()
+        planned = Planner(self.model, self.bench, self.budget, self.clock, self.say, self.families).plan()
+        epoch = self.clock.keep("epoch", lambda: epoch_seconds(
+            copy.deepcopy(self.model), self.bench.task, self.effort.precision))  # fmt: skip
+        left = 3600 * self.effort.hours - self.clock.keep("planning", lambda: round(time.perf_counter() - begun, 1))
+        ladder = rungs(len(planned.candidates), left, epoch)
+        self.trials.plan = {
+            "candidates": [c.to_json() for c in planned.candidates], "whole": [c.to_json() for c in planned.whole],
+            "dropped": planned.dropped, "rungs": [asdict(r) for r in ladder], "epoch_seconds": epoch,
+        }  # fmt: skip
+        self.say(_told(ladder, epoch, len(planned.candidates)))
+        return dict(self.trials.plan or {})
+
+    def work(self) -> None:
+        """Train whatever is due and nobody else trains, until nothing is left."""
+        plan = self.plan()
+        candidates, ladder = [Candidate.from_json(c) for c in plan["candidates"]], [Rung(**r) for r in plan["rungs"]]
+        waiting = False
+        while (open_ := self._due(ladder)) is not None:
+            rung, entrants = open_
+            claimed = next(((c, t) for c in entrants if (t := self.trials.claim(rung, c)) is not None), None)
+            if claimed is None:
+                if not waiting:
+                    self.say(f"rung {rung + 1}: the rest is being trained by other processes, or was by one that died just now")
+                waiting = True
+                time.sleep(POLL)
+                continue
+            number, trial = claimed
+            waiting = False
+            with self.trials.alive(trial):
+                outcome = self.judge(candidates[number], [r.epochs for r in ladder[: rung + 1]])
+            self.trials.finish(trial, outcome)
+            self._tell(candidates[number], ladder, rung, outcome)
+
+    def _due(self, ladder: list[Rung]) -> tuple[int, list[int]] | None:
+        outcomes = self.trials.outcomes(len(ladder))
+        found = due(ladder, [{c: o.value for c, o in each.items()} for each in outcomes])
+        return None if found is None else (found[0], [c for c in found[1] if c not in outcomes[found[0]]])
+
+    def judge(self, candidate: Candidate, epochs: list[int]) -> Outcome:
+        """Train a candidate for so long, finish it, and see what it is worth on validation."""
+        try:
+            steps = candidate.steps(epochs, self.fit)
+            trained = run(self.model, Recipe(steps), self.bench).model
+            model, after = self._finished(candidate, trained, steps)
+        except LilliputError as error:
+            return Outcome(None, {"why": str(error)})
+        task = self.bench.task
+        right = accuracy(model, task.batches("val", 250), task.metric).value
+        size = file_bytes(model)
+        found = {"steps": [s.to_json() for s in after], "bytes": size, "accuracy": right, "epochs": sum(epochs)}
+        if self.budget.size is not None and size > (limit := self.budget.size.of(self.start["bytes"])):
+            return Outcome(None, {**found, "why": f"{size:,} bytes after training, over the {limit:,.0f} asked for"})
+        return Outcome(self.value(right, candidate.ratio), found)
+
+    def _finished(self, candidate: Candidate, trained: nn.Module, steps: Steps) -> tuple[nn.Module, Steps]:
+        """The network as it will be stored, and all of its steps."""
+        if candidate.finish == "rate":
+            assert self.budget.size is not None
+            limit = self.budget.size.of(self.start["bytes"]) - TEXT
+            found = pack(
+                bake(trained), self.bench.task, size=limit, seed=self.bench.seed, architecture=record(self.model).architecture
+            )
+            steps = (*steps, Bake(), found.method)
+        else:
+            steps = (*steps, *quantized(candidate.finish))
+        return run(self.model, Recipe(steps), self.bench).model, steps
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """What is known of the network as it is."""
+        return dict(self.plan()["whole"][0])
+
+    def value(self, right: float, ratio: float) -> float:
+        """What is compared: accuracy; or speed among those that keep it, where only accuracy is limited."""
+        budget = self.budget
+        if budget.max_drop is None or budget.size or budget.latency or budget.memory:
+            return right
+        lost = 100 * (self.start["accuracy"] - right)
+        return -ratio if lost <= budget.max_drop else -1 - lost
+
+    def choose(self) -> Proposal:
+        """The best that meets the budget, trained or not, and everything else that was tried."""
+        plan = self.plan()
+        rows = [self._untrained(Candidate.from_json(c)) for c in plan["whole"]]
+        rows += list(self._trained([Candidate.from_json(c) for c in plan["candidates"]], plan["rungs"]))
+        rows += [Row(name, (), 0, 0.0, 0.0, 0, None, None, None, why) for name, why in plan["dropped"].items()]
+        able = [r for r in rows if r.value is not None]
+        measured = [r for r in rows if r.bytes]
+        best = max(able, key=lambda r: (r.value, -r.bytes)) if able else max(measured, key=lambda r: r.accuracy or 0.0)
+        told = tuple(replace(r, chosen=r is best) for r in rows)
+        return Proposal(Recipe(best.steps), told, bool(able), front(told))
+
+    def _untrained(self, candidate: Candidate) -> Row:
+        """The network as it is, or in integers: it meets the budget, or it does not."""
+        start, budget = self.start, self.budget
+        missed = [
+            f"{what} over the budget" for what, limit, has, of in (
+                ("bytes", budget.size, candidate.bytes, start["bytes"]), ("latency", budget.latency, candidate.ms, start["ms"]),
+                ("memory", budget.memory, candidate.memory, start["memory"]))
+            if limit is not None and has > limit.of(of)
+        ]  # fmt: skip
+        right = candidate.accuracy if candidate.accuracy is not None else 0.0
+        value = None if missed or candidate.finish == "float" else self.value(right, candidate.ratio)
+        steps = quantized(candidate.finish)
+        return Row(candidate.title, steps, 0, candidate.ms, candidate.ratio, candidate.bytes, candidate.accuracy,
+                   candidate.accuracy, value, ", ".join(missed))  # fmt: skip
+
+    def _trained(self, candidates: list[Candidate], ladder: list[dict[str, int]]) -> Iterable[Row]:
+        outcomes = self.trials.outcomes(len(ladder))
+        for number, c in enumerate(candidates):
+            last = next((each[number] for each in reversed(outcomes) if number in each), None)
+            if last is None:
+                yield Row(c.title, c.shape, 0, c.ms, c.ratio, c.bytes, c.accuracy, None, None, "the hours did not reach for it")
+                continue
+            found: Mapping[str, Any] = last.found
+            steps = tuple(from_json(s) for s in found["steps"]) if "steps" in found else c.shape
+            yield Row(c.title, steps, found.get("epochs", 0), c.ms, c.ratio, found.get("bytes", c.bytes), c.accuracy,
+                      found.get("accuracy"), last.value, found.get("why", ""))  # fmt: skip
+
+    def _tell(self, candidate: Candidate, ladder: list[Rung], rung: int, outcome: Outcome) -> None:
+        found = outcome.found
+        fate = (
+            f"out: {found['why']}"
+            if "why" in found
+            else f"{100 * found['accuracy']:.2f} % on validation, {found['bytes']:,} bytes"
+        )
+        self.say(f"rung {rung + 1} of {len(ladder)}, {candidate.title}: {fate}")
+
+
+@contextmanager
+def helpers(effort: Effort, folder: Path) -> Iterator[None]:
+    """The other processes of this machine; what they say is in files beside the trials. They end when nothing is left."""
+    if effort.workers == 1:
+        yield
+        return
+    threads, before = max(1, (os.cpu_count() or 1) // effort.workers), torch.get_num_threads()
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    started = []
+    for number in range(1, effort.workers):
+        with (folder / f"worker_{number}.log").open("w") as log:
+            started.append(subprocess.Popen(effort.command, env=env, stdout=log, stderr=log))
+    torch.set_num_threads(threads)
+    try:
+        yield
+        for process in started:
+            process.wait()
+    finally:
+        torch.set_num_threads(before)
+        for process in started:
+            process.terminate()
+
+
+def front(rows: Iterable[Row]) -> tuple[dict[str, Any], ...]:
+    """Every row that was measured to the end, and whether another is at least as small, as fast and as accurate as it."""
+    shown = [r for r in rows if r.accuracy is not None and r.bytes]
+
+    def beats(a: Row, b: Row) -> bool:
+        pairs = ((a.bytes, b.bytes), (a.ratio, b.ratio), (-(a.accuracy or 0), -(b.accuracy or 0)))
+        return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
+
+    return tuple(
+        {"name": r.name, "bytes": r.bytes, "ms": r.ms, "ratio": r.ratio, "accuracy": r.accuracy, "meets": r.value is not None,
+         "chosen": r.chosen, "dominated": any(beats(other, r) for other in shown)} for r in shown
+    )  # fmt: skip
+
+
+def _told(ladder: list[Rung], epoch: float, candidates: int) -> str:
+    """The plan in one line."""
+    if not ladder:
+        return "nothing is worth training"
+    parts = ", then ".join(f"{r.entrants} for {r.epochs} epoch{'s' * (r.epochs > 1)}" for r in ladder)
+    return f"{candidates} candidates; {parts}; about {epoch:.0f} s an epoch"

@@ -1,0 +1,161 @@
+"""A search by hours: what it plans and recommends, that it goes on where it was killed, and that two processes share it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from small import network, task
+
+from lilliput.core.layers import Mapped
+from lilliput.errors import ConfigError
+from lilliput.measure import Latency
+from lilliput.recipe import Bench, run
+from lilliput.search import Budget, Effort, Proposal, Remembered, Search
+from lilliput.search.candidates import FAMILIES
+from lilliput.search.gentle import MARGIN, file_bytes
+from lilliput.search.halving import Rung
+from lilliput.train import Fit
+
+pytest.importorskip("optuna", reason="a search by hours needs Optuna")
+BUDGET = Budget.read(latency="0.6x", size="0.3x")
+HOURS = 0.005
+
+
+class Weights:
+    """A clock that charges by the weight, and less for integers: exact, so that the same is always chosen."""
+
+    def __call__(self, model: nn.Module) -> float:
+        layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+        price = 0.7 if any(isinstance(m, Mapped) for m in layers) else 1.0
+        return price * sum(m.weight.numel() for m in layers) / 1000
+
+    def ratio(self, model: nn.Module, baseline: nn.Module) -> float:
+        return self(model) / self(baseline)
+
+    def compare(self, models: dict[str, nn.Module], seconds: float = 1.0) -> dict[str, Latency]:
+        return {name: Latency(self(m), 0, 0, 1, "fake", 1) for name, m in models.items()}
+
+    def layers(self, shapes: Any) -> list[float]:
+        return [1.0 for _ in shapes]
+
+
+def search(folder: Path, budget: Budget = BUDGET, say: Any = lambda line: None) -> Search:
+    """A search of a few seconds, trained for as long as a plan says that an epoch takes half a second."""
+    known = Remembered(Weights(), folder / "times.json")  # type: ignore[arg-type]
+    known.keep("epoch", lambda: 0.5)
+    known.keep("planning", lambda: 0.0)
+    bench = Bench(task(), folder / "store", clock=known)
+    made = Search(network(1.0).eval(), bench, known, budget, Effort(HOURS), folder / "search", say)
+    made.fit, made.families = replace(made.fit, batch_size=27), FAMILIES[::2][:2]
+    return made
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Search, Proposal]:
+    """A search that is over, which the tests look at."""
+    folder = tmp_path_factory.mktemp("finished")
+    it = search(folder)
+    return folder, it, it.go()
+
+
+def test_it_recommends_the_best_of_what_it_trained_and_meets_the_budget(finished: tuple[Path, Search, Proposal]) -> None:
+    _, it, found = finished
+    rows: list[Any] = list(found.tried)
+    (chosen,) = [r for r in rows if r.chosen]
+    assert found.reachable and chosen.value == max(r.value for r in rows if r.value is not None)
+    assert chosen.ratio <= 0.6 * MARGIN + 1e-9 and chosen.bytes <= 0.3 * file_bytes(it.model)
+    again = run(it.model, found.recipe, it.bench).model
+    assert file_bytes(again) == chosen.bytes and any(isinstance(s, Fit) for s in found.recipe.steps)
+    assert all(r.why for r in rows if r.epochs == 0 and not r.bytes), "what was left out says why"
+    json.dumps([r.to_json() for r in rows])
+
+
+def test_the_front_holds_what_nothing_beats(finished: tuple[Path, Search, Proposal]) -> None:
+    front = finished[2].front
+    points = [(row["bytes"], row["ratio"], -row["accuracy"]) for row in front]
+    assert any(row["chosen"] for row in front)
+    for row, point in zip(front, points, strict=True):
+        beaten = any(other != point and all(a <= b for a, b in zip(other, point, strict=True)) for other in points)
+        assert row["dominated"] == beaten
+
+
+def test_called_again_it_trains_nothing_and_says_the_same(finished: tuple[Path, Search, Proposal]) -> None:
+    folder, _, first = finished
+    states = {p: p.stat().st_mtime_ns for p in (folder / "store").rglob("stage.json")}
+    second = search(folder).go()
+    assert second.recipe == first.recipe and second.front == first.front
+    assert states == {p: p.stat().st_mtime_ns for p in (folder / "store").rglob("stage.json")}
+
+
+VICTIM = """
+import sys
+sys.path.insert(0, {tests!r})
+from search.test_spend import search
+from pathlib import Path
+made = search(Path({folder!r}))
+made.{what}()
+"""
+
+
+def other(folder: Path, what: str) -> subprocess.Popen[bytes]:
+    """Another process at the same search."""
+    code = VICTIM.format(tests=str(Path(__file__).parent.parent), folder=str(folder), what=what)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", code], env=env)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_with_the_same_recommendation(
+    tmp_path: Path, finished: tuple[Path, Search, Proposal]
+) -> None:
+    for _ in range(3):
+        victim, stages = other(tmp_path, "go"), written(tmp_path)
+        until = time.monotonic() + 20
+        while victim.poll() is None and written(tmp_path) <= stages + 1 and time.monotonic() < until:
+            time.sleep(0.02)
+        victim.send_signal(signal.SIGKILL)
+        victim.communicate()
+    killed = search(tmp_path).go()
+    assert killed.recipe == finished[2].recipe and killed.front == finished[2].front
+
+
+def written(folder: Path) -> int:
+    """How far a search is: stages and epochs on disk."""
+    return sum(1 for p in folder.rglob("*") if p.name in ("stage.json", "fit.safetensors", "times.json"))
+
+
+@pytest.mark.slow
+def test_two_workers_never_train_the_same_prefix(tmp_path: Path) -> None:
+    search(tmp_path).plan()
+    workers = [other(tmp_path, "join") for _ in range(2)]
+    assert [w.wait() for w in workers] == [0, 0]
+    trials = search(tmp_path).trials
+    done = Counter((t.user_attrs["rung"], t.user_attrs["candidate"]) for t in trials.study.get_trials() if t.value is not None)
+    assert done and set(done.values()) == {1}
+    ladder = [Rung(**r) for r in (trials.plan or {})["rungs"]]
+    assert [len(each) for each in trials.outcomes(len(ladder))] == [r.entrants for r in ladder]
+
+
+def test_only_accuracy_limited_the_fastest_that_keeps_it_is_taken(tmp_path: Path) -> None:
+    found = search(tmp_path, Budget.read(max_drop=100)).go()
+    rows: list[Any] = [r for r in found.tried if r.accuracy is not None]  # type: ignore[attr-defined]
+    assert next(r for r in rows if r.chosen).ratio == min(r.ratio for r in rows if r.value is not None)
+
+
+def test_hours_and_workers_that_cannot_be(tmp_path: Path) -> None:
+    for effort in (Effort(0), Effort(float("inf")), Effort(1, workers=0), Effort(1, workers=2)):
+        with pytest.raises(ConfigError, match=r"`(hours|workers)`"):
+            effort.check()
