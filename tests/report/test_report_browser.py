@@ -30,12 +30,30 @@ for (const name of ["error", "warn"]) console[name] = (...text) => found.wrong.p
 READER = """<script>
 const column = (n) => [...document.querySelectorAll("#tried tbody tr")].map((row) => row.cells[n].innerText);
 const sorted = (n) => (document.querySelectorAll("#tried thead th")[n].querySelector("button").click(), column(n));
+const front = document.querySelector("#front .plot"), list = (selector) => [...document.querySelectorAll(selector)];
+const press = (plot, key) => plot.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+const said = (plot) => plot.parentElement.querySelector("[aria-live]").textContent;
 const layers = document.querySelector("#layers .plot");
 const heights = () => layers.data[0].y ?? layers.data[0].x;
 found.charts = [...document.querySelectorAll(".plot")].map((plot) => plot.querySelectorAll(".main-svg").length);
 found.points = [...document.querySelectorAll("#tried .scatterlayer .point")].length;
 found.macs = heights();
-document.querySelectorAll("#layers .choices button")[2].click();
+found.front = {candidates: list("#front .scatterlayer .point").length, lines: list("#front .scatterlayer .js-line").length};
+list("#front .choices button")[1].click();
+found.front.ratios = front.data.flatMap((trace) => (trace.mode === "lines" ? trace.x : []));
+press(front, "ArrowRight"); press(front, "ArrowRight"); press(front, "ArrowLeft");
+found.read = {front: said(front), shown: front.querySelectorAll(".hoverlayer .hovertext").length};
+press(layers, "End"); found.read.layers = said(layers);
+const curve = document.querySelector("#training .plot");
+press(curve, "Home"); found.read.curve = said(curve);
+const wide = (element) => element.getBoundingClientRect().width;
+found.panels = list(".panels svg").map((svg) => Math.round(wide(svg) * svg.querySelectorAll("path").length));
+found.bars = list(".band .bar").map((bar) => [...bar.children].reduce((sum, i) => sum + wide(i), 0) / wide(bar));
+found.stuck = list("button, a[href], summary, [tabindex]").filter((e) => e.tabIndex < 0).length;
+found.unnamed = list("button, a[href], summary, [role=img], [role=group], [role=region]")
+  .filter((e) => !(e.textContent.trim() || e.getAttribute("aria-label"))).length;
+found.ids = list("[id]").map((e) => e.id);
+document.querySelectorAll("#layers .choices button")[3].click();
 found.bits = heights();
 found.sorted = {ratio: sorted(2), back: sorted(2), accuracy: sorted(4), name: sorted(0)};
 found.requests = performance.getEntriesByType("resource").map((entry) => entry.name);
@@ -78,7 +96,7 @@ def dump(path: Path, profile: Path) -> dict[str, Any]:
     """Open a page in the browser and read what it found."""
     flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --no-first-run --window-size=800,900"
     command = [str(BROWSER), *flags.split(), f"--user-data-dir={profile}", "--blink-settings=preferredColorScheme=0"]
-    done = subprocess.run([*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=180)
+    done = subprocess.run([*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=600)
     reader = Found()
     reader.feed(done.stdout)
     if reader.value is None:
@@ -95,8 +113,34 @@ def test_nothing_is_asked_for(found: dict[str, Any]) -> None:
 
 
 def test_every_chart_is_drawn(found: dict[str, Any]) -> None:
-    assert len(found["charts"]) == 5 and all(found["charts"])
+    assert len(found["charts"]) == 6 and all(found["charts"])
     assert found["points"] == len(made_up_run.tried())
+
+
+def test_small_pictures_have_room_and_bars_are_full(found: dict[str, Any]) -> None:
+    assert len(found["panels"]) == len(made_up_run.histograms("baseline")) + len(
+        {row["layer"] for row in made_up_run.sensitivity()}
+    )
+    assert sorted(found["panels"])[8] > 100 and found["panels"].count(0) == 8  # those that are folded
+    assert len(found["bars"]) == 2 and all(abs(share - 1) < 0.02 for share in found["bars"])
+
+
+def test_the_front_is_drawn_with_what_it_leaves_behind(found: dict[str, Any]) -> None:
+    front = made_up_run.front()
+    assert found["front"]["candidates"] == len(front) + 1 and found["front"]["lines"] == 1
+    assert found["front"]["ratios"] == [0.29, 0.43, 0.44]
+
+
+def test_keys_read_every_chart_aloud(found: dict[str, Any]) -> None:
+    assert found["read"]["front"].startswith("1 of 7: ") and found["read"]["shown"] == 1
+    assert "factors 0.4, int8" in found["read"]["front"] and "beaten by another" in found["read"]["front"]
+    assert "linear" in found["read"]["layers"]
+    assert found["read"]["curve"].startswith("1 of 12: 1: training split ")
+
+
+def test_everything_can_be_reached_and_has_a_name(found: dict[str, Any]) -> None:
+    assert found["stuck"] == found["unnamed"] == 0
+    assert len(found["ids"]) == len(set(found["ids"]))
 
 
 def test_a_button_shows_another_quantity(found: dict[str, Any]) -> None:

@@ -48,8 +48,9 @@ def read(metrics: Any = None, details: Any = None, recipe: str | None = made_up_
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths to everything inside nested lists and dicts; of a list, to the first two entries."""
-    keys = value if isinstance(value, dict) else range(min(2, len(value))) if isinstance(value, list) else ()
+    """The paths to everything inside nested lists and dicts; of a list and of what goes by layer, to the first entry."""
+    keys = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+    keys = keys[:1] if isinstance(value, list) or "conv1" in keys else keys
     for key in keys:
         yield (*path, key)
         yield from places(value[key], (*path, key))
@@ -68,8 +69,25 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     return value
 
 
-METRICS = sorted(places(made_up_run.metrics()), key=str)
-DETAILS = sorted(places(made_up_run.details()), key=str)
+def few_metrics() -> dict[str, Any]:
+    """Less of what there is much of, for what is tried with every key."""
+    metrics = made_up_run.metrics()
+    return {**metrics, "sensitivity": metrics["sensitivity"][:6]}
+
+
+def few_details() -> dict[str, Any]:
+    """The same of the details: eight layers."""
+    details = made_up_run.details()
+    for side in made_up_run.WIDTHS:
+        details["layers"][side] = details["layers"][side][:8]
+        names = [row["name"] for row in details["layers"][side]]
+        for values, key in ((details["weights"], side), (details["times"][side], "layers")):
+            values[key] = {name: found for name, found in values[key].items() if name in names}
+    return details
+
+
+METRICS = sorted(places(few_metrics()), key=str)
+DETAILS = sorted(places(few_details()), key=str)
 
 
 def test_a_report_is_one_small_file_that_names_no_address(tmp_path: Path, with_plotly: None) -> None:
@@ -100,7 +118,10 @@ def test_the_same_files_give_the_same_bytes() -> None:
 
 def test_the_page_tells_the_whole_story() -> None:
     found = read()
-    titles = ("Before and after", "Layers", "Classes", "Training", "What was tried", "Recipe", "Edits", "Warnings")
+    titles = (
+        "Before and after", "The front", "Layers", "Bytes", "Weights", "Sensitivity", "Classes", "Training",
+        "What was tried", "Recipe", "Edits", "Warnings",
+    )  # fmt: skip
     for text in (
         *titles, "Environment", "resnet56 on cifar10", report.verdict(made_up_run.metrics()), "budget met", "94.37 %",
         "[93.9, 94.8]", "−0.42 points", "249.4 kB", "13.8x smaller", "1.57 ms", "[1.55, 1.66]", "onnxruntime", "cat",
@@ -114,8 +135,9 @@ def test_the_page_tells_the_whole_story() -> None:
 
 
 def test_every_chart_has_its_data() -> None:
-    bars, classes, accuracy, loss, tried = read().charts
-    assert len(bars) == 6 and all(len(b["labels"]) == len(b["before"]) == len(b["after"]) == len(b["hover"]) for b in bars)
+    front, bars, classes, accuracy, loss, tried = read().charts
+    assert len(front) == 3 and front[0]["line"]["x"] == [121_000, 249_400, 330_000, 733_000]
+    assert len(bars) == 7 and all(len(b["labels"]) == len(b["before"]) == len(b["after"]) == len(b["hover"]) for b in bars)
     assert len(bars[0]["labels"]) == 56 and "conv1" in bars[0]["hover"][0]
     assert classes[0]["labels"][0] == "cat" and classes[0]["labels"][-1] == "truck"
     assert [line["name"] for line in accuracy[0]["lines"]] == ["training split", "validation split"]
@@ -133,9 +155,12 @@ def test_whatever_a_run_is_called_stays_text() -> None:
         side[0].update(name=EVIL, kind=EVIL)
     metrics = replaced(made_up_run.metrics(), ("device",), {EVIL: EVIL})
     metrics["failures"], metrics["budget"]["size"] = [EVIL], EVIL
+    metrics["front"][0]["name"] = metrics["sensitivity"][0]["layer"] = metrics["sensitivity"][1]["method"] = EVIL
+    details["weights"]["compressed"][EVIL] = details["weights"]["compressed"].pop("conv1")
+    details["times"]["compressed"]["layers"]["linear"]["kernel"] = details["tried"][3]["why"] = EVIL
     metrics["baseline"]["latency_ms"]["runtime"] = EVIL
     found = read(metrics, details, EVIL)
-    assert found.text.count(EVIL) >= 15
+    assert found.text.count(EVIL) >= 20
     for tag in ("img", "b", "script", "iframe"):
         assert found.tags[tag] == plain.tags[tag], tag
     assert not any(name.startswith("on") for tag in found.attributes for name in tag)
@@ -145,7 +170,8 @@ def test_whatever_a_run_is_called_stays_text() -> None:
 @settings(max_examples=30)
 @given(st.text(min_size=1, max_size=40), st.text(min_size=1, max_size=40))
 def test_any_name_comes_back_as_it_was(model: str, warning: str) -> None:
-    found = read(details={"model": model, "data": "cifar10", "warnings": [warning]})
+    metrics = {**made_up_run.metrics(), "front": [], "sensitivity": []}
+    found = read(metrics, {"model": model, "data": "cifar10", "warnings": [warning]})
     assert {f"{model} on cifar10".strip(), warning.strip()} - {""} <= set(found.texts)
     assert found.tags["script"] == 1
 
@@ -160,22 +186,23 @@ def test_a_name_that_is_no_text_is_written_all_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", METRICS, ids=lambda p: ".".join(map(str, p)))
 def test_a_missing_metric_is_said_to_be_missing(path: tuple[Any, ...]) -> None:
-    read(metrics=replaced(made_up_run.metrics(), path, None))
-    found = read(metrics=replaced(made_up_run.metrics(), path, KeyError))
+    details = few_details()
+    read(replaced(few_metrics(), path, None), details)
+    found = read(replaced(few_metrics(), path, KeyError), details)
     if path[0] in ("baseline", "compressed") and path[-1] not in ("accuracy_interval", "p10", "p90", 0, 1):
         assert "not recorded" in found.text
 
 
 @pytest.mark.parametrize("path", DETAILS, ids=lambda p: ".".join(map(str, p)))
 def test_a_missing_detail_fails_nothing(path: tuple[Any, ...]) -> None:
-    read(details=replaced(made_up_run.details(), path, KeyError))
+    read(few_metrics(), replaced(few_details(), path, KeyError))
 
 
 @settings(max_examples=50)
 @given(st.data())
 def test_no_value_anywhere_fails_a_report(data: st.DataObject) -> None:
-    metrics = replaced(made_up_run.metrics(), data.draw(st.sampled_from(METRICS)), data.draw(VALUES))
-    details = replaced(made_up_run.details(), data.draw(st.sampled_from(DETAILS)), data.draw(VALUES))
+    metrics = replaced(few_metrics(), data.draw(st.sampled_from(METRICS)), data.draw(VALUES))
+    details = replaced(few_details(), data.draw(st.sampled_from(DETAILS)), data.draw(VALUES))
     read(metrics, details, None)
 
 
@@ -185,8 +212,10 @@ def test_a_report_of_nothing_says_so(tmp_path: Path, with_plotly: None) -> None:
     found = Page(text)
     assert found.charts == [] and len(text) < 100_000
     assert "size not recorded, latency not recorded, accuracy not recorded; no budget was named." in found.text
-    for what in ("layers were", "accuracy of each class was", "steps of this run were", "recipe was", "edits were"):
-        assert f"{what} not recorded" in found.text
+    assert "The front" not in found.text and "Sensitivity" not in found.text
+    whats = ("layers were", "weights were", "bytes of model.lil were", "accuracy of each class was", "steps of this run were")
+    for what in (*whats, "recipe was", "edits were"):
+        assert f"{what} not recorded" in found.text, what
     assert "%" not in found.text and " ms" not in found.text
 
 

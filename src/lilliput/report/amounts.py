@@ -18,6 +18,12 @@ def number(value: object) -> float | None:
     return value
 
 
+def share(value: object) -> float | None:
+    """A number from 0 to 1, such as an accuracy; None for anything else."""
+    found = number(value)
+    return found if found is not None and 0 <= found <= 1 else None
+
+
 def mapping(value: object) -> Mapping[str, Any]:
     """A mapping; an empty one for anything else."""
     return value if isinstance(value, Mapping) else {}

@@ -17,6 +17,7 @@ from lilliput.report.amounts import (
     percent,
     plural,
     shape,
+    share,
     times,
 )
 from lilliput.report.outcome import Outcome
@@ -51,30 +52,111 @@ def _channels(layer: Layer) -> float | None:
     return number(outputs[1]) if number(layer.get("macs")) and len(outputs) > 1 else None
 
 
+def _sparsity(layer: Layer) -> float | None:
+    """The share of multiply-adds whose weight is zero, of layers that multiply."""
+    density = share(layer.get("density"))
+    return None if density is None or not number(layer.get("macs")) else 1 - density
+
+
 # A row here is a button above the bars and two columns of the table, wherever a run recorded it.
 QUANTITIES = (
     Quantity("MACs", _at("macs"), amounts.count),
     Quantity("Bytes", _at("bytes"), amounts.size, "B"),
-    Quantity("Bits", _at("bits"), "{:g}".format, additive=False),
+    Quantity("Milliseconds", _at("ms"), milliseconds, "ms"),
+    Quantity("Bits", _at("bits"), "{:.3g}".format, additive=False),
+    Quantity("Sparsity", _sparsity, percent, "%", additive=False, dull=0),
+    Quantity("Rank", _at("rank"), "{:g}".format, additive=False),
     Quantity("Channels", _channels, "{:g}".format, additive=False),
     Quantity("Parameters", _at("params"), amounts.count),
-    Quantity("Nonzero", _at("density"), percent, additive=False, dull=1),
-    Quantity("Rank", _at("rank"), "{:g}".format, additive=False),
-    Quantity("Milliseconds", _at("ms"), milliseconds, "ms"),
     Quantity("Activations", _at("peak_activation_bytes"), amounts.size, "B", additive=False),
 )
+WHAT = {
+    "Milliseconds": "Milliseconds: the exported file's layers on ONNX Runtime one by one; looking costs time itself, so "
+    "they add up to more than the latency",
+    "Sparsity": "Sparsity: the share of multiply-adds whose weight is zero",
+    "Rank": "Rank: the most that the rank of a layer's matrix can be, of factors the narrowest point",
+    "Activations": "Activations: the most alive at once while the layer runs",
+}
+ROLES = (("conv", "Convolutions"), ("linear", "Linear layers"), ("norm", "Norms"))
 
 
 def section(outcome: Outcome) -> Section:
     """Bars for whatever was counted, the sums by kind of layer, and every layer in a table."""
-    rows = mapping(outcome.details.get("layers"))
-    pairs = [pair for pair in paired(mappings(rows.get("baseline")), mappings(rows.get("compressed"))) if _works(pair)]
+    pairs = [pair for pair in paired(*sides(outcome)) if _works(pair)]
     found = [quantity for quantity in QUANTITIES if _tells(quantity, pairs)]
     if not found:
         return Section("layers", "Layers", (Prose("The layers were not recorded."),))
     legend = (("before", "before"), ("after", "after"))
-    chart = Chart("bars", "Per layer, in the order in which they run", tuple(_choice(q, pairs) for q in found), legend)
-    return Section("layers", "Layers", (chart, _kinds(pairs, found), Folded("Every layer in a table", _table(pairs, found))))
+    where = "all of them stand in the table of layers below"
+    choices = tuple(_choice(q, pairs) for q in found)
+    chart = Chart("bars", "Per layer, in the order in which they run", choices, legend, where)
+    told = ["Sums by kind of layer, before → after", *(WHAT[q.title] for q in found if q.title in WHAT), *_rest(outcome)]
+    kinds = _kinds(pairs, found, ". ".join(told) + ".")
+    return Section("layers", "Layers", (chart, kinds, Folded("Every layer in a table", _table(pairs, found))))
+
+
+def sides(outcome: Outcome) -> tuple[list[Layer], list[Layer]]:
+    """The layers of both networks with what was measured of them; factors summed up as the layer that they replace."""
+    before, after = (
+        [_measured(outcome, side, layer) for layer in mappings(mapping(outcome.details.get("layers")).get(side))]
+        for side in ("baseline", "compressed")
+    )
+    return before, joined(after, [str(layer.get("name", "")) for layer in before if number(layer.get("macs"))])
+
+
+def _measured(outcome: Outcome, side: str, layer: Layer) -> Layer:
+    name = str(layer.get("name", ""))
+    time = mapping(mapping(mapping(mapping(outcome.details.get("times")).get(side)).get("layers")).get(name))
+    rank = mapping(mapping(outcome.details.get("ranks")).get(side)).get(name)
+    more = {"ms": time.get("ms"), "kernel": time.get("kernel"), "rank": rank}
+    return {**layer, **{key: value for key, value in more.items() if value is not None}}
+
+
+def joined(layers: Sequence[Layer], wholes: Sequence[str]) -> list[Layer]:
+    """Layers that stand inside one of `wholes`, such as the factors `conv.first` and `conv.last` in `conv`, as one."""
+    groups: dict[str, list[Layer]] = {}
+    known = set(wholes)
+    for layer in layers:
+        name = str(layer.get("name", ""))
+        above = (name[:i] for i, letter in enumerate(name) if letter == ".")
+        whole = name if name in known else next((each for each in above if each in known), name)
+        groups.setdefault(whole, []).append(layer)
+    return [group[0] if len(group) == 1 else _join(name, group) for name, group in groups.items()]
+
+
+def _join(name: str, group: Sequence[Layer]) -> Layer:
+    """The sum of a layer and what stands in it. Bits are the mean over the parameters."""
+    own = next((layer for layer in group if layer.get("name") == name), group[-1])
+    inner = [layer for layer in group if layer is not own]
+    sums = {key: _total(key, group) for key in ("params", "macs", "effective_macs", "bytes", "ms")}
+    heavy = [(number(layer.get("params")) or 0, number(layer.get("bits"))) for layer in group]
+    total = sum(many for many, bits in heavy if bits is not None)
+    macs, effective = sums["macs"], sums["effective_macs"]
+    kernels = dict.fromkeys(str(layer["kernel"]) for layer in group if layer.get("kernel"))
+    return {
+        **own, **sums, "name": name,
+        "kind": f"{own.get('kind')}: {' and '.join(str(layer.get('kind')) for layer in inner)}",
+        "bits": sum(many * bits for many, bits in heavy if bits is not None) / total if total else None,
+        "density": effective / macs if macs and effective is not None else None,
+        "peak_activation_bytes": max((number(each.get("peak_activation_bytes")) or 0 for each in group), default=0),
+        "kernel": ", ".join(kernels) or None,
+    }  # fmt: skip
+
+
+def _total(key: str, layers: Sequence[Layer]) -> float | None:
+    values = [value for layer in layers if (value := number(layer.get(key))) is not None]
+    return number(sum(values)) if values else None
+
+
+def _rest(outcome: Outcome) -> list[str]:
+    """What runs beside the layers, such as sums and pooling."""
+    times_of = mapping(outcome.details.get("times"))
+    other = [number(mapping(times_of.get(side)).get("other")) for side in ("baseline", "compressed")]
+    return [f"Everything else takes {_arrow(other, milliseconds)}"] if None not in other else []
+
+
+def _arrow(values: Sequence[float | None], show: Callable[[float], str]) -> str:
+    return " → ".join(dict.fromkeys(MISSING if value is None else show(value) for value in values))
 
 
 def paired(before: Sequence[Layer], after: Sequence[Layer]) -> list[Pair]:
@@ -113,11 +195,15 @@ def _choice(quantity: Quantity, pairs: Sequence[Pair]) -> Choice:
     data = {
         "unit": quantity.unit,
         "labels": [plain(_name(pair), 28) for pair in shown],
-        "before": [was for was, _ in values],
-        "after": [now for _, now in values],
+        "before": [_scaled(quantity, was) for was, _ in values],
+        "after": [_scaled(quantity, now) for _, now in values],
         "hover": [_hover(quantity, pair) for pair in shown],
     }
     return Choice(quantity.title, data)
+
+
+def _scaled(quantity: Quantity, value: float | None) -> float | None:
+    return value if value is None or quantity.unit != "%" else 100 * value
 
 
 def _hover(quantity: Quantity, pair: Pair) -> str:
@@ -136,45 +222,59 @@ def _shown(quantity: Quantity, layer: Layer) -> str:
 
 
 def _kind(pair: Pair) -> str:
-    kinds = dict.fromkeys(str(layer.get("kind") or f"kind {MISSING}") for layer in pair if layer)
+    kinds = dict.fromkeys(str(layer.get("kind") or f"kind {MISSING}").removeprefix("Mapped") for layer in pair if layer)
     return " → ".join(kinds)
 
 
-def _kinds(pairs: Sequence[Pair], found: Sequence[Quantity]) -> Part:
-    """Sums by kind of layer, as they stand in each network."""
-    sums = [quantity for quantity in found if quantity.additive]
-    kinds: dict[str, tuple[list[Layer], list[Layer]]] = {}
+def _kinds(pairs: Sequence[Pair], found: Sequence[Quantity], caption: str) -> Part:
+    """Sums by kind of layer; what replaces a layer counts as of its kind."""
+    summed = [quantity for quantity in found if quantity.additive]
+    kinds: dict[str, list[Pair]] = {}
     for pair in pairs:
-        for side, layer in enumerate(pair):
-            if layer:
-                kinds.setdefault(str(layer.get("kind") or f"kind {MISSING}"), ([], []))[side].append(layer)
+        kinds.setdefault(_role(pair), []).append(pair)
     rows = tuple(
-        (Cell.of(kind), _change(len(was), len(now), str), *(_change(_sum(q, was), _sum(q, now), q.show) for q in sums))
-        for kind, (was, now) in kinds.items()
+        (Cell.of(kind), _counted(group), *(_change(*_sums(q, group), q.show) for q in summed)) for kind, group in kinds.items()
     )
-    columns = (Column("Kind"), Column("Layers", True), *(Column(q.title, True) for q in sums))
-    return Table(columns, rows, "Sums by kind of layer, before → after.")
+    columns = (Column("Kind"), Column("Layers", True), *(Column(q.title, True) for q in summed))
+    return Table(columns, rows, caption)
 
 
-def _sum(quantity: Quantity, layers: Sequence[Layer]) -> float:
-    return sum(quantity.get(layer) or 0 for layer in layers)
+def _role(pair: Pair) -> str:
+    """The kind by which layers are summed up."""
+    kind = str((pair[0] or pair[1]).get("kind") or "").lower()
+    return next((role for part, role in ROLES if part in kind), "Others")
 
 
-def _change(was: float, now: float, show: Callable[[Any], str]) -> Cell:
+def _counted(group: Sequence[Pair]) -> Cell:
+    """How many of them are there, which a layer is not whose work another one took over."""
+    was, now = (sum(bool(pair[side]) and _works((pair[side], {})) for pair in group) for side in (0, 1))
+    return _change(was, now, str)
+
+
+def _sums(quantity: Quantity, group: Sequence[Pair]) -> tuple[float | None, float | None]:
+    was, now = ([value for pair in group if (value := quantity.get(pair[side])) is not None] for side in (0, 1))
+    return (sum(was) if was else None), (sum(now) if now else None)
+
+
+def _change(was: float | None, now: float | None, show: Callable[[Any], str]) -> Cell:
     """Two values in one cell, or one where nothing changed; sorted by what is left."""
-    return Cell(show(now) if was == now else f"{show(was)} → {show(now)}", now)
+    return Cell(" → ".join(dict.fromkeys("—" if value is None else show(value) for value in (was, now))), now)
 
 
 def _table(pairs: Sequence[Pair], found: Sequence[Quantity]) -> Table:
-    columns = (Column("Layer"), Column("Kind"), Column("Output"), *(Column(q.title, True) for q in found))
-    rows = tuple((Cell.of(_name(pair)), Cell.of(_kind(pair)), _output(pair), *_cells(pair, found)) for pair in pairs)
+    kernel = any(layer.get("kernel") for pair in pairs for layer in pair)
+    words = ("Layer", "Kind", "Output", *(("Kernel",) if kernel else ()))
+    columns = (*map(Column, words), *(Column(q.title, True) for q in found))
+    rows = tuple((*_words(pair)[: len(words)], *_cells(pair, found)) for pair in pairs)
     caption = f"{plural(len(rows), 'layer')}, before → after; those without parameters or multiply-adds are left out."
     return Table(columns, rows, caption)
 
 
-def _output(pair: Pair) -> Cell:
+def _words(pair: Pair) -> tuple[Cell, ...]:
+    """Name, kind, shape of the output, and which kernel runs it."""
     shapes = dict.fromkeys(shape(layer.get("output_shape")) or MISSING for layer in pair if layer)
-    return Cell.of(" → ".join(shapes))
+    kernels = dict.fromkeys(str(layer.get("kernel") or "—") for layer in pair if layer)
+    return (Cell.of(_name(pair)), Cell.of(_kind(pair)), Cell.of(" → ".join(shapes)), Cell.of(" → ".join(kernels)))
 
 
 def _cells(pair: Pair, found: Sequence[Quantity]) -> Iterator[Cell]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lilliput.report import amounts
 from lilliput.report.amounts import MISSING, listing, mapping, number, plural
+from lilliput.report.doubts import doubts
 from lilliput.report.outcome import Outcome
 from lilliput.report.parts import Beside, Cell, Code, Column, Folded, Listing, Part, Prose, Section, Table
 
@@ -17,10 +18,20 @@ LONGEST = 2000  # edits shown; a page is for reading
 def warnings(outcome: Outcome) -> Section:
     """What was skipped, pinned or replaced, and what computes in floats in a network of integers."""
     lines = outcome.details.get("warnings")
-    found = tuple(str(line) for line in listing(lines))
+    found = warned(outcome)
     empty = "No warnings." if isinstance(lines, list) else "Warnings were not recorded."
-    parts: list[Part] = [Listing(found) if found else Prose(empty), *_integers(outcome.details)]
+    parts: list[Part] = [Listing(found) if found else Prose(empty), *_dense(outcome.details), *_integers(outcome.details)]
     return Section("warnings", "Warnings", tuple(parts))
+
+
+def warned(outcome: Outcome) -> tuple[str, ...]:
+    """What the run wrote down, and what its figures say."""
+    return (*(str(line) for line in listing(outcome.details.get("warnings"))), *doubts(outcome))
+
+
+def _dense(details: Mapping[str, Any]) -> list[Part]:
+    lines = tuple(str(line) for line in listing(details.get("dense_nodes")))
+    return [Folded("Layers full of zeros that run dense", Listing(lines, code=True))] if lines else []
 
 
 def _integers(details: Mapping[str, Any]) -> list[Part]:
@@ -58,7 +69,11 @@ def edits(outcome: Outcome) -> Section:
 def environment(outcome: Outcome) -> Section:
     """Hardware, versions, seed and time."""
     took = number(outcome.metrics.get("seconds"))
-    run = {"seed": outcome.metrics.get("seed"), "time": None if took is None else amounts.seconds(took)}
+    timed = mapping(outcome.after.get("latency_ms"))
+    run = {
+        "seed": outcome.metrics.get("seed"), "time": None if took is None else amounts.seconds(took),
+        "runtime": timed.get("runtime"), "threads": timed.get("threads"), "edits": outcome.details.get("digest"),
+    }  # fmt: skip
     tables = (("Device", outcome.metrics.get("device")), ("Versions", outcome.metrics.get("versions")), ("Run", run))
     return Section("environment", "Environment", (Beside(tuple(_facts(title, mapping(facts)) for title, facts in tables)),))
 

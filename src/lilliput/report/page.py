@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from lilliput.errors import WorkError
-from lilliput.report import classes, compared, layers, notes, training, tried, verdict
-from lilliput.report.amounts import listing, plural
+from lilliput.report import classes, compared, contents, front, layers, notes, sensitivity, training, tried, verdict, weights
+from lilliput.report.amounts import plural
 from lilliput.report.outcome import Outcome
 from lilliput.report.parts import FOLDER, Section, templates
 
-Chapter = Callable[[Outcome], Section]
+Chapter = Callable[[Outcome], Section | None]
 
 
 def result(outcome: Outcome) -> Section:
@@ -20,10 +22,14 @@ def result(outcome: Outcome) -> Section:
     return Section("result", "Before and after", (compared.table(outcome.metrics),))
 
 
-# The order of the page. A further chapter is a function here and nothing else.
+# The order of the page. A further chapter is a function here and nothing else; one that has nothing to tell may return None.
 CHAPTERS: tuple[Chapter, ...] = (
     result,
+    front.section,
     layers.section,
+    contents.section,
+    weights.section,
+    sensitivity.section,
     classes.section,
     training.section,
     tried.section,
@@ -46,11 +52,19 @@ def render(folder: Path) -> Path:
     return path
 
 
+def add(folder: Path, found: Mapping[str, Any]) -> Path:
+    """Put further measurements into a run's `metrics.json`, under keys of their own, and write its report again."""
+    folder = Path(folder)
+    metrics = {**Outcome.read(folder).metrics, **found}
+    write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return render(folder)
+
+
 def page(outcome: Outcome) -> str:
     """The page as text."""
     from markupsafe import Markup
 
-    sections = [chapter(outcome) for chapter in CHAPTERS]
+    sections = [section for chapter in CHAPTERS if (section := chapter(outcome)) is not None]
     template = templates().get_template("page.html")
     return template.render(
         outcome=outcome,
@@ -67,7 +81,7 @@ def page(outcome: Outcome) -> str:
 
 
 def _warned(outcome: Outcome) -> str:
-    many = len(listing(outcome.details.get("warnings")))
+    many = len(notes.warned(outcome))
     return plural(many, "warning") if many else ""
 
 

@@ -122,7 +122,7 @@ class Choice:
 class Chart(Part):
     """A chart drawn by Plotly in the reader's colours; buttons choose between several sets of data.
 
-    `legend` pairs a role (a colour of `page.css`) with its meaning.
+    `legend` pairs a role (a colour of `page.css`) with its meaning; `where` says where its numbers stand in a table.
     """
 
     template: ClassVar[str] = "chart"
@@ -130,6 +130,7 @@ class Chart(Part):
     title: str
     choices: tuple[Choice, ...]
     legend: tuple[tuple[str, str], ...] = ()
+    where: str = ""
 
     @property
     def drawn(self) -> bool:
@@ -139,6 +140,56 @@ class Chart(Part):
     def data(self) -> list[dict[str, Any]]:
         """What `page.js` draws, one entry a choice."""
         return [choice.data for choice in self.choices]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A path in a panel, 200 wide and 80 high, in the look of a role of `page.css`; `text` is shown at the pointer."""
+
+    role: str
+    path: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small picture: what it shows in words, its marks, and what stands at the ends of its axes."""
+
+    title: str
+    note: str
+    marks: tuple[Mark, ...]
+    across: tuple[str, ...] = ()
+    up: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Panels(Part):
+    """Small pictures of one kind side by side, drawn without a script, so that they print as they stand."""
+
+    template: ClassVar[str] = "panels"
+    title: str
+    panels: tuple[Panel, ...]
+    legend: tuple[tuple[str, str], ...] = ()
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Band:
+    """A bar cut into shares of a whole, each a role's number, its share and its words."""
+
+    title: str
+    total: str
+    shares: tuple[tuple[int, float, str], ...]
+
+
+@dataclass(frozen=True)
+class Bands(Part):
+    """What a whole is made of, before and after: one bar each. `legend` names the roles by number."""
+
+    template: ClassVar[str] = "bands"
+    title: str
+    bands: tuple[Band, ...]
+    legend: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True)

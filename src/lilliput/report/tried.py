@@ -32,7 +32,7 @@ def section(outcome: Outcome) -> Section:
     lead = f"{plural(len(tried), 'candidate')} measured before any training."
     what = f" Chosen: {'; '.join(_name(c) for c in chosen)}." if chosen else " None was marked as chosen."
     parts: list[Part] = [Prose(lead + what)]
-    return Section("tried", "What was tried", (*parts, *_charts(outcome, tried), _table(tried)))
+    return Section("tried", "What was tried", (*parts, *_charts(outcome, tried), _table(outcome, tried)))
 
 
 def _name(candidate: Candidate) -> str:
@@ -53,9 +53,41 @@ def _group(candidate: Candidate) -> str:
     return "unknown" if meets is None else "meets" if meets else "misses"
 
 
-def _outcome(candidate: Candidate) -> str:
-    missed = candidate.get("chosen") and candidate.get("meets") is False
-    return "chosen, misses the budget" if missed else dict(GROUPS)[_group(candidate)]
+def _fate(outcome: Outcome, candidate: Candidate, tried: Sequence[Candidate]) -> str:
+    """What became of a candidate, and why."""
+    group = _group(candidate)
+    if isinstance(candidate.get("why"), str):
+        return candidate["why"]
+    if group == "chosen":
+        return f"chosen, {_missed(outcome, candidate)}" if candidate.get("meets") is False else "chosen"
+    if group == "misses":
+        return _missed(outcome, candidate)
+    return f"meets the budget; {_preferred(candidate, tried)}" if group == "meets" else dict(GROUPS)[group]
+
+
+def _missed(outcome: Outcome, candidate: Candidate) -> str:
+    """Which budget it misses; what is dropped within the budgets lost too much or came too close."""
+    whole = number(outcome.before.get("file_bytes"))
+    most = limit(outcome.metrics, "size", whole)
+    size, ms, ratio = (number(candidate.get(key)) for key in ("bytes", "ms", "ratio"))
+    lines = [] if size is None or most is None or size <= most else [f"size over {amounts.size(most)}"]
+    # The time before of this very measurement, since a ratio outlives the drift of a machine.
+    was = ms / ratio if ms and ratio else latency(outcome.before)
+    longest = limit(outcome.metrics, "latency", was)
+    if ms is not None and longest is not None and ms > longest:
+        lines.append(f"latency over {milliseconds(longest)}")
+    if not lines and number(candidate.get("proxy_accuracy")) is not None:
+        return "misses the budget: too much accuracy is lost"
+    if not lines and (most is not None or longest is not None):
+        return "too close to the budget to be sure of it"
+    return f"misses the budget: {', '.join(lines)}" if lines else "misses the budget"
+
+
+def _preferred(candidate: Candidate, tried: Sequence[Candidate]) -> str:
+    """Why another one was chosen."""
+    best = max((number(c.get("proxy_accuracy")) or 0.0 for c in tried if c.get("chosen")), default=0.0)
+    ours = number(candidate.get("proxy_accuracy"))
+    return "less accurate before training than the chosen one" if ours is not None and ours < best else "another was preferred"
 
 
 def _charts(outcome: Outcome, tried: Sequence[Candidate]) -> list[Part]:
@@ -79,7 +111,8 @@ def _charts(outcome: Outcome, tried: Sequence[Candidate]) -> list[Part]:
     }
     title = "Latency against size"
     groups = {_group(c) for c in shown}
-    return [Chart("points", title, (Choice(title, data),), tuple(pair for pair in GROUPS if pair[0] in groups))]
+    legend = tuple(pair for pair in GROUPS if pair[0] in groups)
+    return [Chart("points", title, (Choice(title, data),), legend, "all of them stand in the table below")]
 
 
 def _limits(outcome: Outcome, axis: str) -> list[dict[str, Any]]:
@@ -109,9 +142,9 @@ def _figures(candidate: Candidate) -> list[tuple[str, Cell]]:
     return [(title, Cell("—" if value is None else show(value), value)) for title, value, show in values]
 
 
-def _table(tried: Sequence[Candidate]) -> Table:
+def _table(outcome: Outcome, tried: Sequence[Candidate]) -> Table:
     columns = (Column("Candidate"), *(Column(title, True) for title, _ in _figures({})), Column("Outcome"))
-    rows = tuple((Cell.of(_name(c)), *(cell for _, cell in _figures(c)), Cell.of(_outcome(c))) for c in tried)
+    rows = tuple((Cell.of(_name(c)), *(cell for _, cell in _figures(c)), Cell.of(_fate(outcome, c, tried))) for c in tried)
     marked = frozenset(i for i, c in enumerate(tried) if c.get("chosen"))
     caption = "A dash stands where nothing was measured."
     return Table(columns, rows, caption, marked=marked)

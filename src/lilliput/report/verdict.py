@@ -36,7 +36,9 @@ def asked(metrics: Mapping[str, Any]) -> list[str]:
     ['latency at most 0.5x', 'at most 1 point of accuracy lost']
     """
     budget = mapping(metrics.get("budget"))
-    lines = [f"{name} at most {_limit(name, budget[name])}" for name in ("size", "latency") if budget.get(name) is not None]
+    lines = [
+        f"{name} at most {_limit(name, budget[name])}" for name in ("size", "latency", "memory") if budget.get(name) is not None
+    ]
     drop = budget.get("max_drop")
     return lines if drop is None else [*lines, f"at most {drop} {'point' if drop == 1 else 'points'} of accuracy lost"]
 
@@ -58,7 +60,7 @@ def _limit(name: str, budget: object) -> str:
         return str(budget)
     if mapping(budget).get("ratio"):
         return f"{value:g}x"
-    return size(value) if name == "size" else f"{value:g} ms"
+    return f"{value:g} ms" if name == "latency" else size(value)
 
 
 def _size(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
@@ -73,14 +75,14 @@ def _speed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     if was is None or now is None:
         return f"latency {MISSING}"
     found = _sentence("latency", times(was, now, "faster", "slower"))
-    return f"{found} (their spreads overlap)" if _overlap(before, after) else found
+    return f"{found} (their spreads overlap)" if overlap(before, after) else found
 
 
 def _sentence(what: str, change: str) -> str:
     return f"{what} {change}" if change.startswith("unchanged") else change
 
 
-def _overlap(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+def overlap(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether the middle four fifths of both measurements share a value: then neither is clearly the faster."""
     one, other = (mapping(row.get("latency_ms")) for row in (before, after))
     ends = [number(row.get(name)) for row in (one, other) for name in ("p10", "p90")]

@@ -97,8 +97,8 @@
     },
 
     // Candidates; those of a group look alike, and budgets are lines.
-    points(data, c, width) {
-      const looks = {
+    points(data, c, width, others) {
+      const looks = others ?? {
         misses: { symbol: "circle-open", size: 9, color: c.muted, line: { width: 2 } },
         unknown: { symbol: "circle-open", size: 9, color: c.muted, line: { width: 2 } },
         meets: { symbol: "circle", size: 10, color: c.after },
@@ -107,7 +107,7 @@
       const of = (group, values) => values.filter((_, i) => data.group[i] === group);
       const across = (l) => (l.axis === "x" ? { x0: l.at, x1: l.at, y0: 0, y1: 1, yref: "paper" } : { y0: l.at, y1: l.at, x0: 0, x1: 1, xref: "paper" });
       const name = (l) => (l.axis === "x"
-        ? { x: l.at, y: 1, yref: "paper", xanchor: "left", yanchor: "top", textangle: -90 }
+        ? { x: l.at, y: 0, yref: "paper", xanchor: "left", yanchor: "bottom", textangle: -90 }
         : { y: l.at, x: 1, xref: "paper", xanchor: "right", yanchor: "bottom" });
       return {
         traces: Object.keys(looks).map((group) => ({
@@ -115,11 +115,30 @@
         })),
         layout: {
           ...layout(c, width, width < WIDE ? 330 : 400),
-          xaxis: amounts(c, "B", { title: title(data.x_title) }),
+          xaxis: amounts(c, data.unit ?? "B", { title: title(data.x_title) }),
           yaxis: axis(c, { title: title(data.y_title), rangemode: "tozero", nticks: 7 }),
           shapes: data.lines.map((l) => ({ type: "line", ...across(l), line: { color: c.good, width: 1.5, dash: "dash" } })),
           annotations: data.lines.map((l) => ({ ...name(l), text: l.text, showarrow: false, font: { size: 11, color: c.good } })),
         },
+      };
+    },
+
+    // Accuracy against a cost: the front as steps, what it leaves behind faint, budgets as lines.
+    front(data, c, width) {
+      const looks = {
+        dominated: { symbol: "circle", size: 8, color: c.before, opacity: 0.5 },
+        baseline: { symbol: "square", size: 10, color: c.muted },
+        misses: { symbol: "circle-open", size: 9, color: c.muted, line: { width: 2 } },
+        meets: { symbol: "circle", size: 10, color: c.after },
+        chosen: { symbol: "diamond", size: 15, color: c.after, line: { width: 2, color: c.page } },
+      };
+      const { traces, layout: base } = KINDS.points(data, c, width, looks);
+      const lines = data.lines.filter((l) => l.axis === "y").map((l) => l.at), all = [...data.y, ...lines];
+      const low = Math.min(...all), high = Math.max(...all), room = 0.08 * (high - low || 1);
+      const line = { ...data.line, mode: "lines", line: { color: c.after, width: 2, shape: "hv" }, opacity: 0.7, hoverinfo: "skip" };
+      return {
+        traces: [line, ...traces],
+        layout: { ...base, yaxis: axis(c, { title: title(data.y_title), nticks: 7, ticksuffix: " %", range: [low - room, high + room] }) },
       };
     },
 
@@ -147,11 +166,32 @@
     },
   };
 
+  // What the arrow keys go through: the points that have a text for the pointer, or those of curves with all their values.
+  const plain = (html) => new DOMParser().parseFromString(html.replaceAll("<br>", ", "), "text/html").body.textContent;
+  const points = (chart) => {
+    const data = chart.choices[chart.chosen];
+    if (data.lines?.[0]?.y) {
+      const text = (i) => `${data.x[i]}: ` + data.lines.map((line) => `${line.name} ${line.y[i]?.toPrecision(4) ?? "—"}${data.unit}`).join(", ");
+      return data.x.flatMap((x, i) => (x === null ? [] : [{ curveNumber: 0, pointNumber: i, text: text(i) }]));
+    }
+    return chart.plot.data.flatMap((trace, curveNumber) =>
+      (trace.customdata ?? []).map((html, pointNumber) => ({ curveNumber, pointNumber, text: plain(html) })));
+  };
+  const read = (chart, step) => {
+    const all = points(chart);
+    chart.at = Math.min(Math.max((chart.at ?? -1) + step, 0), all.length - 1);
+    Plotly.Fx.hover(chart.plot, [all[chart.at]]);
+    chart.said.textContent = `${chart.at + 1} of ${all.length}: ${all[chart.at].text}`;
+  };
+  const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity };
+
   const charts = [...document.querySelectorAll(".chart")].map((figure) => ({
     plot: figure.querySelector(".plot"),
     buttons: [...figure.querySelectorAll(".choices button")],
     choices: JSON.parse(figure.querySelector("script").textContent),
+    said: figure.querySelector(".unseen"),
     chosen: 0,
+    at: undefined,
     width: 0,
   }));
 
@@ -166,9 +206,16 @@
   for (const chart of charts) {
     chart.buttons.forEach((button, index) => button.addEventListener("click", () => {
       chart.chosen = index;
+      chart.at = undefined;
       chart.buttons.forEach((b, i) => b.setAttribute("aria-pressed", String(i === index)));
       draw(chart);
     }));
+    chart.plot.addEventListener("keydown", (event) => {
+      if (!(event.key in STEPS) || event.ctrlKey || event.altKey || event.metaKey) return;
+      event.preventDefault();
+      read(chart, STEPS[event.key]);
+    });
+    chart.plot.addEventListener("blur", () => Plotly.Fx.unhover(chart.plot));
     draw(chart);
     new ResizeObserver(() => {
       if (chart.plot.clientWidth !== chart.width) requestAnimationFrame(() => draw(chart));
