@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lilliput.factor.spectra import energies, factors, gram
+
 SWEEPS = 40
 CORRECTIONS = 6
 SLACK = 1.002  # how much larger than after the fit the error may be while terms are made smaller
@@ -17,38 +19,62 @@ Factors = tuple[Tensor, Tensor, Tensor, Tensor]  # outputs (n, r), inputs (c, r)
 
 def fit(weight: Tensor, rank: int) -> Factors:
     """The factors of `rank` terms for a kernel (n, c, kh, kw). Deterministic: nothing is drawn."""
-    factors, before = start(weight, rank)
-    if before <= 1e-9 * float(weight.double().square().sum()):
-        return even(factors)
+    found, before = start(weight, rank)
+    if before <= 1e-9 * energy(weight):
+        return even(found)
     solver = _Solver(weight)
     for _ in range(SWEEPS):
-        factors, now = solver.sweep(factors, None)
+        found, now = solver.sweep(found, None)
         if before - now < 1e-4 * before:
             break
         before = now
-    bound = solver.error(factors) * SLACK
+    bound = solver.error(found) * SLACK
     for _ in range(CORRECTIONS):
-        factors, _ = solver.sweep(factors, bound)
-    return even(factors)
+        found, _ = solver.sweep(found, bound)
+    return even(found)
 
 
-def rotated(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The kernel's slices (kh·kw, n, c) in the bases of its rows and columns that hold most energy first, and these bases."""
-    rows, columns = (_basis(weight.movedim(d, 0).flatten(1)) for d in (2, 3))
-    turned = torch.einsum("ncyx,yu,xv->uvnc", weight, rows, columns)
-    return turned.flatten(0, 1), rows, columns
+class Rotated:
+    """A kernel's slices in the bases of its rows and columns that hold most energy first, made one at a time."""
+
+    def __init__(self, weight: Tensor) -> None:
+        n, c, kh, kw = weight.shape
+        self.flat = weight.reshape(n, c, kh * kw)
+        square = gram(self.flat.flatten(0, 1).T).view(kh, kw, kh, kw)
+        self.rows = _basis(torch.einsum("yxvx->yv", square)).to(weight.dtype)
+        self.columns = _basis(torch.einsum("yxyu->xu", square)).to(weight.dtype)
+
+    def __len__(self) -> int:
+        return self.flat.shape[2]
+
+    def directions(self, number: int) -> tuple[Tensor, Tensor]:
+        """The row and the column that belong to a slice."""
+        y, x = divmod(number, len(self.columns))
+        return self.rows[:, y], self.columns[:, x]
+
+    def slice(self, number: int) -> Tensor:
+        """(n, c)."""
+        y, x = self.directions(number)
+        return torch.matmul(self.flat, (y[:, None] * x).flatten())
+
+    def spectra(self) -> Tensor:
+        """Squared singular values of every slice, (kh·kw, min(n, c)) in doubles."""
+        return torch.stack([energies(self.slice(number)) for number in range(len(self))])
 
 
 def start(weight: Tensor, rank: int) -> tuple[Factors, float]:
     """The `rank` strongest singular vectors among all slices, exact when they are all there, and the squared error."""
-    slices, rows, columns = rotated(weight)
-    u, s, v = torch.linalg.svd(slices, full_matrices=False)
-    order = torch.argsort(s.flatten(), descending=True, stable=True)[:rank]
-    place, term = order // s.shape[1], order % s.shape[1]
-    size = s[place, term]
-    y, x = rows[:, place // columns.shape[1]], columns[:, place % columns.shape[1]]
-    left_out = float(s.double().square().sum() - size.double().square().sum()) if rank < s.numel() else 0.0
-    return (u[place, :, term].T * size, v[place, term].T, y, x), left_out
+    slices = Rotated(weight)
+    spectra = slices.spectra()
+    order = torch.argsort(spectra.flatten(), descending=True, stable=True)
+    taken = torch.bincount(order[:rank] // spectra.shape[1], minlength=len(slices)).tolist()
+    parts = []
+    for number, count in enumerate(taken):
+        if count:
+            left, right = factors(slices.slice(number), count)
+            parts.append((left, right.T, *(v[:, None].expand(-1, count) for v in slices.directions(number))))
+    n, c, y, x = (torch.cat(part, 1) for part in zip(*parts, strict=True))
+    return (n, c, y, x), float(spectra.flatten()[order[rank:]].sum())
 
 
 def even(factors: Factors) -> Factors:
@@ -66,24 +92,24 @@ def size(factors: Factors) -> float:
 
 
 class _Solver:
-    """One weight in the two layouts that its products need."""
+    """One weight as slices (kh·kw, n, c), which both channel sides multiply without a further copy."""
 
     def __init__(self, weight: Tensor) -> None:
-        self.n, self.c, self.kh, self.kw = weight.shape
-        self.by_input = weight.permute(0, 2, 3, 1).reshape(-1, self.c)  # (n·k·k, c)
-        self.by_output = weight.permute(1, 2, 3, 0).reshape(-1, self.n)  # (c·k·k, n)
-        self.energy = float(weight.double().square().sum())
+        self.kh, self.kw = weight.shape[2:]
+        self.slices = weight.flatten(2).permute(2, 0, 1).contiguous()
+        self.energy = energy(weight)
 
     def sweep(self, factors: Factors, bound: float | None) -> tuple[Factors, float]:
         """Every factor once: the best one, or with a `bound` the smallest whose squared error stays within it."""
         n, c, y, x = factors
-        seen = (self.by_input @ c).view(self.n, self.kh * self.kw, -1)  # inputs summed away
-        n, _ = self._solve((seen * _outer(y, x)).sum(1), (c, y, x), bound)
-        left = torch.einsum("nr,nkr->kr", n, seen).view(self.kh, self.kw, -1)
+        seen = _summed(self.slices, c)
+        n, _ = self._solve(_gathered(seen, _outer(y, x)), (c, y, x), bound)
+        left = torch.stack([(n * part).sum(0) for part in seen]).view(self.kh, self.kw, -1)
         y, _ = self._solve(torch.einsum("yxr,xr->yr", left, x), (n, c, x), bound)
         x, _ = self._solve(torch.einsum("yxr,yr->xr", left, y), (n, c, y), bound)
-        seen = (self.by_output @ n).view(self.c, self.kh * self.kw, -1)  # outputs summed away
-        c, error = self._solve((seen * _outer(y, x)).sum(1), (n, y, x), bound)
+        del seen
+        seen = _summed(self.slices.mT, n)
+        c, error = self._solve(_gathered(seen, _outer(y, x)), (n, y, x), bound)
         return (n, c, y, x), error
 
     def _solve(self, product: Tensor, others: tuple[Tensor, ...], bound: float | None) -> tuple[Tensor, float]:
@@ -124,12 +150,32 @@ class _Solver:
     def error(self, factors: Factors) -> float:
         """‖W − Ŵ‖², from products alone."""
         n, c, y, x = factors
-        seen = (self.by_input @ c).view(self.n, self.kh * self.kw, -1)
-        cross = float((torch.einsum("nkr,kr->nr", seen, _outer(y, x)).double() * n.double()).sum())
+        cross = float((_gathered(_summed(self.slices, c), _outer(y, x)).double() * n.double()).sum())
         square = torch.ones(n.shape[1], n.shape[1], dtype=torch.double)
         for f in factors:
             square *= f.double().T @ f.double()
         return max(0.0, self.energy - 2 * cross + float(square.sum()))
+
+
+def energy(weight: Tensor) -> float:
+    """‖W‖², added up in doubles."""
+    return float(gram(weight.reshape(1, -1)))
+
+
+def _summed(slices: Tensor, factor: Tensor) -> Tensor:
+    """Every slice times a factor, (slices, rows, r)."""
+    made = factor.new_empty(len(slices), slices.shape[1], factor.shape[1])
+    for part, row in zip(slices, made, strict=True):
+        torch.mm(part, factor, out=row)
+    return made
+
+
+def _gathered(seen: Tensor, sizes: Tensor) -> Tensor:
+    """Σ_k seen_k·sizes_k, (rows, r)."""
+    total = torch.zeros_like(seen[0])
+    for part, size in zip(seen, sizes, strict=True):
+        total.addcmul_(part, size)
+    return total
 
 
 def _outer(y: Tensor, x: Tensor) -> Tensor:
@@ -137,8 +183,6 @@ def _outer(y: Tensor, x: Tensor) -> Tensor:
     return (y[:, None] * x).flatten(0, 1)
 
 
-def _basis(unfolded: Tensor) -> Tensor:
-    """Eigenvectors of the small side, strongest first."""
-    wide = unfolded.double()
-    _, vectors = torch.linalg.eigh(wide @ wide.T)
-    return vectors.flip(1).to(unfolded.dtype)
+def _basis(square: Tensor) -> Tensor:
+    """Eigenvectors, strongest first."""
+    return torch.linalg.eigh(square)[1].flip(1)

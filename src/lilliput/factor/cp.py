@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from lilliput.factor.als import fit, rotated
+from lilliput.factor.als import Rotated, fit
 from lilliput.factor.chain import Chain, Mode, Ranks, form
 from lilliput.factor.shape import Link, Shape
 from lilliput.factor.spectra import energies
@@ -52,7 +51,7 @@ class CP(Chain):
     @classmethod
     def modes(cls, weight: Tensor, **options: Any) -> list[Mode]:
         """Energies of the terms the fit starts from: no rank does worse than they say."""
-        found = torch.cat([s.square().double() for s in map(torch.linalg.svdvals, rotated(weight)[0])])
+        found = Rotated(weight).spectra().flatten()
         return [Mode(found.sort(descending=True).values, weight.shape[0] * weight.shape[1], weight[0, 0].numel())]
 
     @classmethod

@@ -13,9 +13,9 @@ from lilliput.core.edits import Edit, Map
 from lilliput.core.maps import WEIGHT_AXIS, Mapping, maps, take
 from lilliput.factor.chain import Chain, Mode, Ranks, form, spread
 from lilliput.factor.shape import Link, Pair, Shape, macs
-from lilliput.factor.spectra import energies, factors
+from lilliput.factor.spectra import CHUNK, energies, factors
 
-ROUNDS = 8
+ROUNDS, BITS = 8, 16
 
 
 @form
@@ -77,11 +77,14 @@ class LowRankSparse(Chain):
         """The pair from the weight without S, then S from the weight without the pair."""
         matrix = weight.flatten(1)
         count = round(self.chosen["density"] * matrix.numel())
-        rest = torch.zeros_like(matrix)
-        for _ in range(ROUNDS if count else 1):
-            left, right = factors(matrix - rest, self.ranks_made[0])
-            rest = largest(matrix - left @ right, count)
-        return {"rest": rest, "filters": right, "mix": left}
+        work = matrix.clone()  # in turn what the pair is fitted to, what it leaves, and S
+        for step in range(ROUNDS if count else 1):
+            if step:
+                torch.sub(matrix, work, out=work)
+            left, right = factors(work, self.ranks_made[0])
+            torch.addmm(matrix, left, right, alpha=-1, out=work)
+            keep_largest(work.view(-1), count)
+        return {"rest": work, "filters": right, "mix": left}
 
     def forward(self, x: Tensor) -> Tensor:
         """The pair and the remainder, added."""
@@ -132,11 +135,46 @@ class Support(Mapping):
         self.kept = take(self.kept, dim if dim is not None else WEIGHT_AXIS[axis], keep)
 
 
-def largest(matrix: Tensor, count: int) -> Tensor:
-    """The matrix with all but its `count` largest entries at zero."""
-    flat = matrix.flatten()
-    index = flat.abs().topk(count).indices
-    return torch.zeros_like(flat).index_copy_(0, index, flat[index]).view_as(matrix)
+def keep_largest(values: Tensor, count: int) -> None:
+    """Set all but the `count` largest of (n,) to zero, in place; among equals the first ones stay.
+
+    >>> values = torch.tensor([1.0, -3.0, 2.0, -2.0])
+    >>> keep_largest(values, 2)
+    >>> values
+    tensor([ 0., -3.,  2.,  0.])
+    """
+    if count == 0:
+        values.zero_()
+    if not 0 < count < len(values):
+        return
+    limit, room = _limit(values, count)
+    for part in values.split(CHUNK):
+        size = part.abs()
+        equal = size == limit
+        equal &= equal.cumsum(0) <= room
+        room -= int(equal.sum())
+        part.masked_fill_(~(equal | (size > limit)), 0)
+
+
+def _limit(values: Tensor, count: int) -> tuple[Tensor, int]:
+    """The size of the `count`-th largest, and how many of just that size are among them.
+
+    Sizes are counted by their first bits, so that only those which begin like the one that is sought are sorted.
+    """
+    counts = torch.zeros(1 << BITS, dtype=torch.long)
+    for part in values.split(CHUNK):
+        counts += torch.bincount(_first_bits(part), minlength=1 << BITS)
+    above = counts.flip(0).cumsum(0)
+    place = int((above < count).sum())
+    wanted = count - int(above[place - 1] if place else 0)
+    alike = [part[_first_bits(part) == len(counts) - 1 - place] for part in values.split(CHUNK)]
+    largest = torch.cat(alike).abs().sort(descending=True).values[:wanted]
+    return largest[-1], int((largest == largest[-1]).sum())
+
+
+def _first_bits(values: Tensor) -> Tensor:
+    """Exponent and first digits of sizes, which are in the order of the sizes."""
+    return values.abs().float().view(torch.int32) >> (31 - BITS)
 
 
 def _held(density: float) -> float:
