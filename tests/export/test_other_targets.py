@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,26 @@ def test_safetensors_of_a_folded_network_are_ordinary(tmp_path: Path) -> None:
     assert torch.equal(outputs(fresh, images()), outputs(model, images()))
 
 
-def test_executorch_says_it_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="ExecuTorch files cannot be written yet"):
+WITHOUT = importlib.util.find_spec("executorch") is None
+
+
+@pytest.mark.skipif(WITHOUT, reason="executorch is not installed")
+@pytest.mark.slow
+def test_pte_computes_what_the_network_does(tmp_path: Path) -> None:
+    done = export(resnet(), images(1), tmp_path / "net.pte")
+    assert done.max_error <= 1e-4 and done.bytes == done.path.stat().st_size > 0
+
+
+@pytest.mark.skipif(not WITHOUT, reason="executorch is installed")
+def test_without_executorch_it_says_what_to_install(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"net\.pte: `executorch` is not installed; `pip install executorch` brings it"):
         export(resnet(), images(1), tmp_path / "net.pte")
+    assert not (tmp_path / "net.pte").exists()
+
+
+def test_pte_refuses_quantized_activations(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"activations of `.+` pass through a quantizer or sign"):
+        export(Quantize()(resnet(), look()), images(1), tmp_path / "net.pte")
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
