@@ -8,7 +8,7 @@ INSTALLED_FROM = pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*
 ONE = OMP_NUM_THREADS=1
 
 .DELETE_ON_ERROR:
-.PHONY: help run test check docs bench bench-peers ort-versions fuzz fuzz-native test-sanitized test-arm clean
+.PHONY: help run test check docs docs-check bench bench-peers ort-versions fuzz fuzz-native test-sanitized test-arm clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,9 @@ check: .venv/installed ## style, formatting, types, and the size of the code
 docs: .venv/installed-docs ## the documentation, into site/
 	@if [ -d docs ]; then NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict && echo 'site/index.html'; \
 	else echo 'There is no docs folder, so there is nothing to build.'; fi
+
+docs-check: .venv/installed ## every command and every example of README and docs, run; PAGES=docs/rate.md for some of them
+	@$(ONE) $(BIN)/python tests/docs/docs_check.py $(PAGES)
 
 bench: .venv/installed ## every claim of bench/*.py measured on this machine, alone
 	@if ls bench/*.py > /dev/null 2>&1; then \

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from described import benchmarks, recipes
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -258,6 +260,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"measured": text},
     "docs/zoo.md": {"mobile": mobile, "profiler": profiler},
     "docs/pruning.md": {"channel_speed": channel_speed, "planning": planning, "channels": channels},
+    "docs/benchmarks.md": {"benchmarks": lambda: benchmarks(PAGES)},
+    "docs/recipes.md": {"recipes": recipes},
     "docs/kernels.md": {"kernels": kernels, "binary_peers": binary_peers, "sparse_latency": sparse_latency},
 }
 """What is generated: pages, and in each the text between `<!-- NAME:begin -->` and `<!-- NAME:end -->`."""
