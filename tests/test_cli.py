@@ -55,7 +55,7 @@ def photos(root: Path, classes: int = 3, channels: str = "L", size: int = 8) -> 
     return root
 
 
-LOOKING = ("profile", "latency", "evaluate", "compare", "show", "zoo", "methods", "report", "data")
+LOOKING = ("profile", "latency", "sensitivity", "evaluate", "compare", "show", "zoo", "methods", "report", "data")
 COMMANDS = ("compress", "train", "export", "pack", "unpack", *LOOKING)
 
 
@@ -239,3 +239,17 @@ def test_what_belongs_to_a_search_needs_hours(lilliput, tmp_path: Path) -> None:
         assert done.code == 2 and "--hours" in done.err
     done = lilliput(*call, "--hours", "1", "--bits", "8")
     assert done.code == 2 and "searches for a recipe" in done.err
+
+
+def test_sensitivity_prints_and_joins_a_report(lilliput, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    train = ["train", "resnet8:channels=1,width=0.25", "--data", "digits", "--epochs", "1", "--out", str(tmp_path / "net.lil")]
+    assert lilliput(*train).code == 0
+    lil, out = str(tmp_path / "net.lil"), tmp_path / "run"
+    assert lilliput("compress", lil, "--data", "digits", "--bits", "8", "--out", str(out)).code == 0
+    done = lilliput("sensitivity", lil, "--data", "digits", "--method", "bits", "--report", str(out), "--json")
+    points = done.json()["sensitivity"]
+    assert done.code == 0 and points and {p["method"] for p in points} == {"bits"}
+    assert json.loads((out / "metrics.json").read_text())["sensitivity"] == points
+    assert 'id="sensitivity"' in (out / "report.html").read_text()
+    wrong = lilliput("sensitivity", lil, "--data", "digits", "--method", "widths")
+    assert wrong.code == 2 and "bits" in wrong.err
