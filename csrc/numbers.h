@@ -96,7 +96,7 @@ class Past {
 };
 
 // How a tensor is coded; written before it.
-enum class Kind : uint8_t { mixed = 0, dense = 1, index = 2, sparse_index = 3, patterns = 4, turns = 5 };
+enum class Kind : uint8_t { mixed = 0, dense = 1, index = 2, sparse_index = 3, patterns = 4, turns = 5, ordered = 6, lines = 7 };
 constexpr int kKindBits = 3, kIndexBits = 12;
 
 struct Range {

@@ -5,7 +5,9 @@
 #include <memory>
 
 #include "codec.h"
+#include "lines.h"
 #include "numbers.h"
+#include "ordered.h"
 #include "patterns.h"
 #include "trellis.h"
 
@@ -23,19 +25,30 @@ struct State {
     if (!turns) turns = std::make_unique<Turns>();
     return *turns;
   }
+  std::unique_ptr<Ordered> ordered;
+  Ordered& some_ordered() {
+    if (!ordered) ordered = std::make_unique<Ordered>();
+    return *ordered;
+  }
+  std::unique_ptr<Lines> lines;
+  Lines& some_lines() {
+    if (!lines) lines = std::make_unique<Lines>();
+    return *lines;
+  }
 };
 
 struct Spec {
   Kind kind;
   Range range;
   Shape shape;
-  int width;  // bits that an index takes
+  int width;           // bits that an index takes
+  bool apart = false;  // whether the lowest number is none of those in order
 };
 
 inline Spec spec_of(const lilliput_piece& p) {
   const Range range{p.low, p.high, p.low <= 0 && 0 <= p.high ? 0 : p.low};
   const int width = bit_length(static_cast<uint64_t>(p.high) - static_cast<uint64_t>(p.low));
-  return {p.patterns ? Kind::patterns : Kind::mixed, range, {p.rows, p.kernels, p.taps}, width};
+  return {p.patterns ? Kind::patterns : Kind::mixed, range, {p.rows, p.kernels, p.taps}, width, false};
 }
 
 template <class T>
@@ -138,6 +151,79 @@ bool by_turns(IO& io, Turns& m, T* data, const Spec& spec) {
   return true;
 }
 
+// Bits that the distance from the pivot less one takes. From the pivot on it counts from one, below it from minus one.
+inline int ordered_depth(const Range& range) {
+  return bit_length(std::max(range.above(), range.below() - (range.below() > 0)));
+}
+
+// Numbers that stand for values in their order, by their distance from one in the middle.
+template <class IO, class T>
+bool by_order(IO& io, Ordered& m, T* data, const Spec& spec) {
+  m.next_tensor();
+  const int depth = ordered_depth(spec.range);
+  const auto pivot = static_cast<uint64_t>(spec.range.centre);
+  Distances past(spec.shape);
+  for (int64_t row = 0; row < spec.shape.rows; ++row, past.next_row()) {
+    for (size_t kernel = 0; kernel < static_cast<size_t>(spec.shape.kernels); ++kernel) {
+      for (int64_t tap = 0; tap < spec.shape.taps; ++tap, ++data) {
+        const Offset was = IO::decodes ? Offset{false, 0} : offset_of(*data, spec.range);
+        const auto view = past.view(kernel);
+        const bool lowest = !IO::decodes && static_cast<int64_t>(*data) == spec.range.low;
+        int distance = 0;
+        if (!spec.apart || !stands_apart(io, m, view, lowest)) {
+          const int size = static_cast<int>(was.magnitude);
+          distance = ordered_distance(io, m, view, was.negative ? -size : size + 1, depth);
+        }
+        past.add(kernel, distance);
+        if constexpr (IO::decodes) {
+          const uint64_t size = distance < 0 ? 0u - static_cast<uint64_t>(distance) : static_cast<uint64_t>(distance) - 1;
+          if (distance != 0 && size > spec.range.side(distance < 0)) return false;
+          *data = distance ? static_cast<T>(distance < 0 ? pivot - size : pivot + size) : static_cast<T>(spec.range.low);
+        }
+      }
+    }
+    if constexpr (IO::decodes) {
+      if (io.missing()) return false;
+    }
+  }
+  return true;
+}
+
+// The share k / n of a difference, rounded down.
+inline int64_t part_of(int64_t difference, int64_t k, int64_t n) {
+  const int64_t product = difference * k;
+  return product / n - (product % n < 0);
+}
+
+// Patterns by where those before them point: first the ends of a row, then all between.
+template <class IO, class T>
+bool by_line(IO& io, Lines& m, T* data, const Spec& spec) {
+  const int64_t length = spec.shape.row();
+  const auto end = [&](T& x) { x = static_cast<T>(plain_bits(io, static_cast<uint32_t>(x), 32)); };
+  for (int64_t row = 0; row < spec.shape.rows; ++row, data += length) {
+    end(data[0]);
+    if (length > 1) end(data[length - 1]);
+    const int64_t ends[2] = {place_of(static_cast<int32_t>(data[0])), place_of(static_cast<int32_t>(data[length - 1]))};
+    const Scale scale(ends[0], ends[1]);
+    const int64_t first = scale.value(ends[0]), last = scale.value(ends[1]);
+    Trace trace;
+    trace.before = first;
+    for (int64_t k = 1; k < length - 1; ++k) {
+      const int64_t straight = scale.nearest(first + part_of(last - first, k, length - 1));
+      const int64_t guess = k == 1 ? straight : scale.nearest(2 * trace.before - trace.second);
+      int64_t place = IO::decodes ? 0 : place_of(static_cast<int32_t>(data[k]));
+      if (!line_place(io, m, trace, straight, guess, place)) return false;
+      if constexpr (IO::decodes) data[k] = static_cast<T>(pattern_at(place));
+      trace.second = trace.before;
+      trace.before = scale.value(place);
+    }
+    if constexpr (IO::decodes) {
+      if (io.missing()) return false;
+    }
+  }
+  return true;
+}
+
 template <class IO, class T>
 bool by_pattern(IO& io, Patterns& m, T* data, const Spec& spec) {
   constexpr int kBytes = static_cast<int>(sizeof(T));
@@ -170,6 +256,8 @@ bool body(IO& io, State& state, T* data, const Spec& spec) {
     case Kind::sparse_index: return by_index(io, state.numbers, data, spec);
     case Kind::turns: return by_turns(io, state.some_turns(), data, spec);
     case Kind::patterns: return by_pattern(io, state.some_patterns(), data, spec);
+    case Kind::ordered: return by_order(io, state.some_ordered(), data, spec);
+    case Kind::lines: return by_line(io, state.some_lines(), data, spec);
   }
   return false;
 }

@@ -20,6 +20,7 @@ from lil_samples import START, forge, header, small, take_apart
 
 from lilliput import kernels
 from lilliput.core.edits import Map
+from lilliput.core.perform import perform
 from lilliput.errors import FormatError
 from lilliput.store import account, load, read_record, save
 from lilliput.store.file import EDITS, KEPT
@@ -610,6 +611,40 @@ def test_flipped_bits_of_a_coded_file_are_refused(coded: bytes) -> None:
         damaged[place // 8] ^= 1 << place % 8
         with pytest.raises(FormatError):
             read(bytes(damaged))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A coded file of codebooks and indices, both in the order of values."""
+    edits = [Map(site, "weight", "kmeans", {"bits": 5, "zero": True}) for site in ("layer2.0.conv1", "layer3.0.conv2")]
+    model = small((), "resnet8:width=0.25")
+    with torch.no_grad():
+        for site in ("layer2.0.conv1", "layer3.0.conv2"):
+            weight = model.get_parameter(f"{site}.weight")
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).mul(0.1).exp() - 1)
+    path = tmp_path_factory.mktemp("lil") / "net.lil"
+    save(perform(model, edits), path)
+    return path.read_bytes()
+
+
+def test_damaged_codebooks_are_refused(shared: bytes) -> None:
+    said, payloads = opened(shared)
+    assert load(recoded(said, payloads)).state_dict().keys() == load(shared).state_dict().keys()
+    for number, (row, payload) in enumerate(zip(said["sections"], payloads, strict=True)):
+        rest = [*payloads[:number], b"", *payloads[number + 1 :]]
+        for size in range(0, len(payload), max(1, len(payload) // 25)):
+            rest[number] = payload[:size]
+            assert refused(recoded(said, rest)).offset, row["dtype"]
+
+
+@given(st.data())
+def test_flipped_bits_of_codebooks_are_decided(shared: bytes, data: st.DataObject) -> None:
+    said, payloads = opened(shared)
+    number = data.draw(st.integers(0, len(payloads) - 1))
+    flipped = bytearray(payloads[number])
+    for bit in data.draw(st.lists(st.integers(0, 8 * len(flipped) - 1), min_size=1, max_size=3)):
+        flipped[bit // 8] ^= 1 << bit % 8
+    decided(recoded(said, [*payloads[:number], bytes(flipped), *payloads[number + 1 :]]))
 
 
 @pytest.mark.parametrize("length", [0, 1, HEADER_BYTES, HEADER_BYTES + 1, 2**32 - 1])

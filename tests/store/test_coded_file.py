@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from lil_samples import small
 
 from lilliput import kernels
-from lilliput.core.perform import bake
+from lilliput.core.edits import Map
+from lilliput.core.perform import bake, perform
 from lilliput.errors import UnknownName
 from lilliput.store import account, load, read_record, save
 from lilliput.store.codec import Piece, coder
 from lilliput.store.format import read
-from lilliput.store.sections import CODERS
+from lilliput.store.sections import CODERS, unpack
 from lilliput.store.tensors import same, stepped, stored
 
 pytestmark = pytest.mark.skipif(kernels.backend() != "native", reason="only the native core writes coded files")
@@ -32,6 +33,24 @@ def test_every_coder_gives_back_the_same_tensors(name: str, baked: bool, tmp_pat
     assert found.keys() == wanted.keys() and all(same(found[key], wanted[key]) for key in wanted)
     assert read_record(tmp_path / "net.lil") == read_record(tmp_path / "plain.lil")
     assert sum(row.bytes for row in account(tmp_path / "net.lil")) == size
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_shared_values_come_back_bit_for_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codebooks that ascend or not, with payloads of not-a-numbers, zeros of both signs and denormals among them."""
+    model = perform(small(()), [Map("layer3.0.conv1", "weight", "kmeans", {"bits": 6, "zero": True, "groups": 2})])
+    book = model.get_parameter("layer3.0.conv1.weight_maps.0.codebook")
+    odd = torch.tensor([-8388607, -8388000, 1, 2, -2147483648, 0, 2139095041, 2143289345], dtype=torch.int32).view(
+        torch.float32
+    )
+    with torch.no_grad():
+        book.copy_(torch.linspace(-1, 1, book.numel()).sin().view_as(book))
+        book[0, : len(odd)] = odd
+    save(model, tmp_path / "net.lil", coder=name)
+    for native in (kernels._native, None):
+        monkeypatch.setattr(kernels, "_native", native)
+        found = {entry.name: tensor for entry, tensor in unpack(read(tmp_path / "net.lil"))}
+        assert same(found["layer3.0.conv1.weight_maps.0.codebook"], book.detach())
 
 
 def test_context_is_the_default_and_the_smallest(tmp_path: Path) -> None:

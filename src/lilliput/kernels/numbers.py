@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lilliput.kernels.ordered import BITS as ORDERED_BITS
+from lilliput.kernels.ordered import Distances, Ordered
 from lilliput.kernels.ranges import MAGNITUDES as LEVELS
 from lilliput.kernels.ranges import Decoder, cells, level
 from lilliput.kernels.turns import Trail, Trellis, Turns
 
 LIMIT, SLOW, STEPS = 1000, 18, 68
-MIXED, DENSE, INDEX, SPARSE_INDEX, PATTERNS, TURNS = range(6)
+MIXED, DENSE, INDEX, SPARSE_INDEX, PATTERNS, TURNS, ORDERED, LINES = range(8)
 KIND_BITS, INDEX_BITS = 3, 12
 
 Array = NDArray[np.signedinteger[Any]]
@@ -93,12 +95,12 @@ class Reader:
     """One tensor after another out of a decoder."""
 
     def __init__(self, io: Decoder) -> None:
-        self.io, self.numbers, self.turns = io, Numbers(), Turns()
+        self.io, self.numbers, self.turns, self.ordered = io, Numbers(), Turns(), Ordered()
 
     def read(self, layout: Layout, out: Array) -> None:
         """Fill an array. Raises `OutOfBounds`, `BadKind` or `TooFewBytes`."""
         kind = self.io.plain(KIND_BITS)
-        if kind == PATTERNS or kind > TURNS:
+        if kind in (PATTERNS, LINES):
             raise BadKind
         self.layout, self.kind = layout, kind
         self.span = (layout.high - layout.low).bit_length()
@@ -108,6 +110,9 @@ class Reader:
             raise BadKind
         if kind == TURNS:
             self._take_turns(out)
+            return
+        if kind == ORDERED:
+            self._in_order(out)
             return
         flat, past, at = out.reshape(-1), Past(layout), 0
         for _ in range(layout.rows):
@@ -133,6 +138,27 @@ class Reader:
             flat[at] = number
             trail.add(kernel, k)
             trellis.step(k)
+
+    def _in_order(self, out: Array) -> None:
+        layout, flat = self.layout, out.reshape(-1)
+        apart = self.io.plain(1)
+        if self.span > ORDERED_BITS:
+            raise BadKind
+        self.ordered.next_tensor()
+        depth = max(self.above, self.below - (self.below > 0)).bit_length()
+        past = Distances(layout.kernels, layout.taps)
+        for at in range(layout.numbers):
+            kernel = at // layout.taps % layout.kernels
+            if at and at % (layout.kernels * layout.taps) == 0:
+                past.next_row()
+            view = past.look(kernel)
+            lowest = apart and self.ordered.stands_apart(self.io, view)
+            distance = 0 if lowest else self.ordered.distance(self.io, view, depth)
+            number = layout.low if lowest else self.centre + distance - (distance > 0)
+            if not layout.low <= number <= layout.high:
+                raise OutOfBounds
+            flat[at] = number
+            past.add(kernel, distance)
 
     def _centre(self) -> int:
         usual = 0 if self.layout.low <= 0 <= self.layout.high else self.layout.low

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lilliput.kernels.numbers import KIND_BITS, PATTERNS, Array, BadKind, Layout
+from lilliput.kernels.lines import LONGEST, Lines
+from lilliput.kernels.numbers import KIND_BITS, LINES, PATTERNS, Array, BadKind, Layout, OutOfBounds
 from lilliput.kernels.ranges import Decoder, cells
 
 ORDERS, LOG = (0, 1, 2, 3, 5, 8), 16
@@ -15,14 +16,18 @@ class Patterns:
     """What is learnt about the bytes of numbers, and one tensor after another."""
 
     def __init__(self, io: Decoder) -> None:
-        self.io = io
+        self.io, self.lines = io, Lines()
         self.alone = [cells(256, 6) for _ in range(8)]
         self.paired = [cells(1 << 16, 0) for _ in range(2)]
         self.weights = [[[1 << 15] * 2 for _ in range(8)] for _ in range(2)]
 
     def read(self, layout: Layout, out: Array) -> None:
-        """Fill an array. Raises `BadKind` or `TooFewBytes`."""
-        if self.io.plain(KIND_BITS) != PATTERNS:
+        """Fill an array. Raises `OutOfBounds`, `BadKind` or `TooFewBytes`."""
+        kind = self.io.plain(KIND_BITS)
+        if kind == LINES:
+            self._read_lines(layout, out)
+            return
+        if kind != PATTERNS:
             raise BadKind
         raw = np.empty((layout.numbers, layout.width), np.uint8)
         before = 0
@@ -34,6 +39,16 @@ class Patterns:
                 first = byte if place == 0 else first
             before = first
         out.reshape(-1)[:] = raw.view(f"<i{layout.width}")[:, 0] if layout.numbers else 0
+
+    def _read_lines(self, layout: Layout, out: Array) -> None:
+        length = layout.kernels * layout.taps
+        if layout.width != 4 or length > LONGEST:
+            raise BadKind
+        flat = out.reshape(-1)
+        for start in range(0, layout.numbers, length):
+            if (row := self.lines.row(self.io, length)) is None:
+                raise OutOfBounds
+            flat[start : start + length] = row
 
     def _byte(self, place: int, context: int) -> int:
         node = 1

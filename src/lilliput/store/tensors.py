@@ -99,9 +99,12 @@ def stepped(held: Stored) -> Stored:
 
 def _divisor(tensor: Tensor) -> float | None:
     """The greatest step that divides all elements, if they are at most 2^15 of it and some are not zero."""
-    mantissa, exponent = np.frexp(tensor.reshape(-1).numpy().astype(np.float64))  # x = m·2^e with 1/2 <= |m| < 1
+    values = tensor.reshape(-1).numpy()
+    if not np.isfinite(values).all():  # before the cast, which signals some not-a-numbers
+        return None
+    mantissa, exponent = np.frexp(values.astype(np.float64))  # x = m·2^e with 1/2 <= |m| < 1
     used = mantissa != 0
-    if not used.any() or not np.isfinite(mantissa).all() or not -60 < exponent[used].min() <= exponent[used].max() < 60:
+    if not used.any() or not -60 < exponent[used].min() <= exponent[used].max() < 60:
         return None
     lowest = int(exponent[used].min())
     if int(exponent[used].max()) - lowest > WIDEST_STEPS:
