@@ -234,8 +234,8 @@ def test_pack_says_which_coder_and_show_what_it_saves(lilliput) -> None:  # type
 
 def test_what_belongs_to_a_search_needs_hours(lilliput, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     call = ["compress", "resnet8:channels=1", "--data", "digits", "--latency", "0.5x", "--out", str(tmp_path / "out")]
-    for wrong in (["--workers", "2"], ["--join"], ["--storage", "sqlite:///x.db"], ["--precision", "bf16-mixed"]):
-        done = lilliput(*call, *wrong)
+    for wrong in ("--workers 2", "--join", "--storage sqlite:///x.db", "--precision bf16-mixed", "--family blocks"):
+        done = lilliput(*call, *wrong.split())
         assert done.code == 2 and "--hours" in done.err
     done = lilliput(*call, "--hours", "1", "--bits", "8")
     assert done.code == 2 and "searches for a recipe" in done.err

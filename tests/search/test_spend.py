@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from small import network, task
 
 from lilliput.core.layers import Mapped
-from lilliput.errors import ConfigError
+from lilliput.errors import ConfigError, UnknownName
 from lilliput.measure import Latency
 from lilliput.recipe import Bench, run
 from lilliput.search import Budget, Effort, Proposal, Remembered, Search
@@ -159,3 +159,5 @@ def test_hours_and_workers_that_cannot_be(tmp_path: Path) -> None:
     for effort in (Effort(0), Effort(float("inf")), Effort(1, workers=0), Effort(1, workers=2)):
         with pytest.raises(ConfigError, match=r"`(hours|workers)`"):
             effort.check()
+    with pytest.raises(UnknownName, match="blocks"):
+        Effort(1, families=("block",)).check()

@@ -49,6 +49,9 @@ def compress(
     hours: Annotated[
         float | None, typer.Option(help="Search so long, training many candidates; without it, the gentlest that fits.")
     ] = None,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Only candidates of this family in a search; repeatable. See docs/search.md.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side in a search.")] = 1,
     storage: Annotated[
         str | None, typer.Option(help="A database that machines share in a search: `sqlite:///FILE`, `postgresql://...`.")
@@ -79,7 +82,7 @@ def compress(
     from lilliput.train import Machine
 
     budget = Budget.read(size, latency, max_drop, memory)
-    effort = effort_of(hours, storage, precision, workers, join, plan=recipe or bits)
+    effort = effort_of(hours, storage, precision, workers, join, tuple(family or ()), plan=recipe or bits)
     if recipe and bits:
         raise UsageError(f"`--recipe {recipe}` beside `--bits {bits}`: each is the whole plan; give one")
     plan = Recipe.read(recipe) if recipe else Recipe(shortcut(bits)) if bits else None
@@ -234,17 +237,18 @@ def rounded(network: Any, data: str, out: Path, size: str | None, drop: float | 
 
 
 def effort_of(
-    hours: float | None, storage: str | None, precision: str, workers: int, join: bool, plan: object
+    hours: float | None, storage: str | None, precision: str, workers: int, join: bool, families: tuple[str, ...], plan: object
 ) -> Effort | None:
     from lilliput.search import Effort
 
     if hours is None:
-        if storage or join or workers > 1 or precision != "32":
-            raise UsageError("`--storage`, `--workers`, `--join`, `--precision` are for a search: say how long with `--hours`")
+        if storage or join or workers > 1 or families or precision != "32":
+            named = "`--storage`, `--workers`, `--join`, `--family`, `--precision`"
+            raise UsageError(f"{named} are for a search: say how long with `--hours`")
         return None
     if plan:
         raise UsageError(f"`--hours {hours:g}` searches for a recipe, and one is given; leave out `--recipe` and `--bits`")
-    return Effort(hours, storage, precision, workers, (sys.executable, "-m", "lilliput", *sys.argv[1:], "--join"))
+    return Effort(hours, storage, precision, workers, (sys.executable, "-m", "lilliput", *sys.argv[1:], "--join"), families)
 
 
 def need_weights(model: str, weights: Path | None, pretrain: int) -> None:

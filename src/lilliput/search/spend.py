@@ -19,7 +19,7 @@ from torch import nn
 from lilliput.config import Config, from_json
 from lilliput.core.perform import bake
 from lilliput.core.record import record
-from lilliput.errors import ConfigError, LilliputError
+from lilliput.errors import ConfigError, LilliputError, UnknownName
 from lilliput.measure.accuracy import accuracy
 from lilliput.recipe import Bake, Bench, Recipe, prefix_id, run, start_text
 from lilliput.search.budget import Budget
@@ -46,6 +46,7 @@ class Effort:
     precision  of training: 32 or bf16-mixed
     workers    processes on this machine that train side by side, each with its share of the cores
     command    what starts another process that joins; `workers` needs it
+    families   the ways to shape a network that are tried (search/candidates); all where none is named
     """
 
     hours: float
@@ -53,11 +54,16 @@ class Effort:
     precision: str = "32"
     workers: int = 1
     command: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise `ConfigError` for what can never work."""
         if not 0 < self.hours < math.inf:
             raise ConfigError(f"`hours` (={self.hours}) is a number above 0")
+        known = [family.name for family in FAMILIES]
+        for name in self.families:
+            if name not in known:
+                raise UnknownName("family of candidates", name, known)
         if self.workers < 1 or (self.workers > 1 and not self.command):
             raise ConfigError(f"`workers` (={self.workers}) is at least 1, and more need a `command` that starts them")
 
@@ -94,11 +100,12 @@ class Search:
     ) -> None:  # fmt: skip
         effort.check()
         self.model, self.bench, self.clock, self.budget, self.effort, self.say = model, bench, clock, budget, effort, say
-        key = [start_text(model, bench.task), repr(budget), f"{effort.hours} {effort.precision} {bench.seed}"]
+        key = [start_text(model, bench.task), repr(budget), f"{effort.hours} {effort.precision} {bench.seed} {effort.families}"]
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.trials = Trials(effort.storage or f"sqlite:///{folder.resolve() / 'trials.db'}", f"lilliput {prefix_id(key)}")
-        self.fit, self.families = Fit(precision=effort.precision), FAMILIES
+        self.fit = Fit(precision=effort.precision)
+        self.families = tuple(f for f in FAMILIES if not effort.families or f.name in effort.families)
 
     def go(self) -> Proposal:
         """Plan, train with as many processes as are asked for, choose."""

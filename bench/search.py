@@ -1,0 +1,92 @@
+"""Budget in, network out: the search by hours, and whether any family alone would have done better in the same time.
+
+    python bench/search.py resnet56 [--hours 1.5] [--workers 2]       100 kB, half the time, half a point; CIFAR-10
+    python bench/search.py mobilenet [--hours 1] [--epochs 10]        250 kB, 0.6 of the time, one point; Fashion-MNIST
+    python bench/search.py family NAME [--hours 1.5] [--workers 2]    the first, with one family of candidates
+    python bench/search.py table                                      writes bench/results/search.json
+
+Every part can be stopped and goes on where it was; runs lie in out/search. `resnet56` needs
+$LILLIPUT_WEIGHTS/resnet56-cifar10.safetensors and CIFAR-10 where `lilliput data` finds it. `mobilenet` trains its own first.
+Latencies are those of the run itself, measured in turns with the uncompressed network: let nothing else run while it plans.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from lilliput.measure import hardware, versions
+from lilliput.search.candidates import FAMILIES
+
+ROOT = Path(__file__).parent.parent
+KEPT, RESULT = ROOT / "out/search", ROOT / "bench/results/search.json"
+
+
+def weights() -> list[str]:
+    """Where the trained ResNet-56 is."""
+    return ["--weights", str(Path(os.environ.get("LILLIPUT_WEIGHTS", ".")) / "resnet56-cifar10.safetensors")]
+
+
+def resnet56(args: argparse.Namespace) -> list[str]:
+    """The first bar."""
+    budget = ["--size", "100kB", "--latency", "0.5x", "--max-drop", "0.5"]
+    return ["resnet56", *weights(), "--data", "cifar10", *budget, "--hours", str(args.hours)]
+
+
+def mobilenet(args: argparse.Namespace) -> list[str]:
+    """The second bar, on a network trained here."""
+    budget = ["--size", "250kB", "--latency", "0.6x", "--max-drop", "1", "--pretrain", str(args.epochs)]
+    return ["mobilenet_v2_32:channels=1,width=0.5", "--data", "fashion-mnist", *budget, "--hours", str(args.hours)]
+
+
+def search(name: str, command: list[str], args: argparse.Namespace) -> None:
+    """One call of the command line in a process of its own, as users make it."""
+    out = KEPT / name
+    extra = ["--precision", "bf16-mixed", "--workers", str(args.workers), "--out", str(out)]
+    code = [sys.executable, "-m", "lilliput", "compress", *command, *extra]
+    done = subprocess.run(code)
+    print(f"{name}: exit {done.returncode}, {out / 'report.html'}")
+
+
+def table() -> None:
+    """The verdict of every run that is there, and its front."""
+    rows: dict[str, Any] = {}
+    for path in sorted(KEPT.glob("*/metrics.json")):
+        metrics = json.loads(path.read_text())
+        before, after = metrics["baseline"], metrics["compressed"]
+        rows[path.parent.name] = {
+            "bytes": after["file_bytes"], "ratio": after["latency_ms"]["median"] / before["latency_ms"]["median"],
+            "accuracy": after["accuracy"], "accuracy_before": before["accuracy"], "failures": metrics["failures"],
+            "seconds": metrics["seconds"], "front": metrics.get("front"),
+        }  # fmt: skip
+        row = rows[path.parent.name]
+        print(f"{path.parent.name:28} {row['bytes']:9,} bytes  {row['ratio']:.2f}x  {100 * row['accuracy']:.2f} % "
+              f"(before {100 * row['accuracy_before']:.2f} %)  {'; '.join(row['failures']) or 'met'}")  # fmt: skip
+    RESULT.write_text(json.dumps({"runs": rows, "hardware": hardware(), "versions": versions()}, indent=2) + "\n")
+    print(RESULT.relative_to(ROOT))
+
+
+def main() -> None:
+    """One part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("resnet56", "mobilenet", "family", "table"), nargs="?", default="table")
+    parser.add_argument("family", nargs="?", choices=[f.name for f in FAMILIES])
+    parser.add_argument("--hours", type=float, default=1.5)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    if args.part == "table":
+        table()
+    elif args.part == "family":
+        search(f"resnet56-{args.family}", [*resnet56(args), "--family", args.family], args)
+    else:
+        search(args.part, {"resnet56": resnet56, "mobilenet": mobilenet}[args.part](args), args)
+
+
+if __name__ == "__main__":
+    main()
