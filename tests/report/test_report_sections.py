@@ -194,6 +194,17 @@ def test_what_was_dropped_says_why() -> None:
     assert fates[11] == "meets the budget; less accurate before training than the chosen one"
 
 
+def test_candidates_of_a_search_bring_their_names_and_epochs() -> None:
+    more = {"accuracy": 0.91, "why": ""}
+    rows = [{**row, **more, "name": f"way {i}", "epochs": 2 * (i == 9)} for i, row in enumerate(made_up_run.tried())]
+    section = tried.section(outcome(details={"tried": rows}))
+    table, text = part(section, Table), str(section.html())
+    assert column(table, "Candidate")[9] == "way 9" and column(table, "Epochs")[8:10] == ["0", "2"]
+    assert set(column(table, "Accuracy")) == {"91.00 %"} and column(table, "Outcome")[9] == "chosen"
+    assert "12 candidates, 1 of them trained." in text and "prune.channels(keep=0.5" in text
+    assert "Epochs" not in [c.title for c in part(tried.section(outcome()), Table).columns]
+
+
 def found(metrics: dict[str, Any] | None = None, details: dict[str, Any] | None = None) -> str:
     return "\n".join(doubts.doubts(outcome(metrics, details)))
 
@@ -213,6 +224,9 @@ def test_what_is_not_faster_is_said() -> None:
     assert "int8 is not faster on this CPU: 3.31 ms before, 3.31 ms after on onnxruntime." in text
     assert "3.3x fewer multiply-adds, yet not faster on this CPU" in text
     assert "int8" not in found(slow(), {"integer_nodes": 0})
+    restless = slow()
+    restless["compressed"]["latency_ms"].update(median=1.5, p10=1.4, p90=9.0)
+    assert "not faster" not in found(restless)
     rows = made_up_run.tried()
     rows[1]["ratio"] = 1.04
     assert found(details={"tried": rows}).startswith("int8 alone is not faster on this CPU: it takes 1.04x")

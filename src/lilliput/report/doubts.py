@@ -12,6 +12,7 @@ from lilliput.report.verdict import overlap
 
 FEWER = 1.1  # times fewer multiply-adds ought to be faster
 FASTER = 0.97  # of the time before; closer to it is no gain
+CLEARLY = 0.9  # of the time before; closer to it is none where the spreads overlap
 ZEROS = 0.5  # of the weights
 RESTLESS = 2.0  # times between the first and the last decile
 GIVEN_UP = 0.05  # of accuracy that a class loses beyond the whole
@@ -76,7 +77,7 @@ def _no_faster(outcome: Outcome) -> bool:
     was, now = latency(outcome.before), latency(outcome.after)
     if not was or now is None:
         return False
-    return now > FASTER * was or overlap(outcome.before, outcome.after)
+    return now > FASTER * was or (now > CLEARLY * was and overlap(outcome.before, outcome.after))
 
 
 def _latencies(outcome: Outcome) -> str:

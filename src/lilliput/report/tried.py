@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lilliput.report import amounts
@@ -29,18 +29,24 @@ def section(outcome: Outcome) -> Section:
         text = "Nothing was searched: the recipe was given." if recorded else "What was tried was not recorded."
         return Section("tried", "What was tried", (Prose(text),))
     chosen = [candidate for candidate in tried if candidate.get("chosen")]
-    lead = f"{plural(len(tried), 'candidate')} measured before any training."
+    trained = sum(bool(number(candidate.get("epochs"))) for candidate in tried)
+    rest = f", {trained:,} of them trained." if trained else " measured before any training."
+    lead = f"{plural(len(tried), 'candidate')}{rest}"
     what = f" Chosen: {'; '.join(_name(c) for c in chosen)}." if chosen else " None was marked as chosen."
     parts: list[Part] = [Prose(lead + what)]
     return Section("tried", "What was tried", (*parts, *_charts(outcome, tried), _table(outcome, tried)))
 
 
 def _name(candidate: Candidate) -> str:
-    """Its methods in order.
+    """What it is called, or its methods in order.
 
-    >>> _name({"methods": []})
-    'unchanged'
+    >>> _name({"methods": []}), _name({"methods": ["fit()"], "name": "channels 0.5"})
+    ('unchanged', 'channels 0.5')
     """
+    return str(candidate["name"]) if candidate.get("name") else _methods(candidate)
+
+
+def _methods(candidate: Candidate) -> str:
     if not isinstance(candidate.get("methods"), list):
         return f"methods {MISSING}"
     return ", then ".join(str(method) for method in listing(candidate["methods"])) or "unchanged"
@@ -56,8 +62,8 @@ def _group(candidate: Candidate) -> str:
 def _fate(outcome: Outcome, candidate: Candidate, tried: Sequence[Candidate]) -> str:
     """What became of a candidate, and why."""
     group = _group(candidate)
-    if isinstance(candidate.get("why"), str):
-        return candidate["why"]
+    if candidate.get("why"):
+        return f"chosen, {candidate['why']}" if group == "chosen" else str(candidate["why"])
     if group == "chosen":
         return f"chosen, {_missed(outcome, candidate)}" if candidate.get("meets") is False else "chosen"
     if group == "misses":
@@ -128,23 +134,44 @@ def _limits(outcome: Outcome, axis: str) -> list[dict[str, Any]]:
 
 def _hover(candidate: Candidate) -> str:
     name = "<br>then ".join(plain(method, 44) for method in _name(candidate).split(", then "))
-    return "<br>".join([f"<b>{name}</b>", *(f"{title}: {cell.text}" for title, cell in _figures(candidate))])
-
-
-def _figures(candidate: Candidate) -> list[tuple[str, Cell]]:
-    shown = (
-        ("Latency", "ms", milliseconds),
-        ("Ratio", "ratio", "{:.2f}x".format),
-        ("Size", "bytes", amounts.size),
-        ("Accuracy before training", "proxy_accuracy", percent),
+    return "<br>".join(
+        [f"<b>{name}</b>", *(f"{title}: {_cell(candidate, key, show).text}" for title, key, show in _shown([candidate]))]
     )
-    values = [(title, number(candidate.get(key)), show) for title, key, show in shown]
-    return [(title, Cell("—" if value is None else show(value), value)) for title, value, show in values]
+
+
+FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("Latency", "ms", milliseconds),
+    ("Ratio", "ratio", "{:.2f}x".format),
+    ("Size", "bytes", amounts.size),
+    ("Accuracy before training", "proxy_accuracy", percent),
+    ("Epochs", "epochs", "{:,.0f}".format),
+    ("Accuracy", "accuracy", percent),
+)
+ALWAYS = 4  # of them have a column even where nothing was measured
+
+
+def _shown(tried: Sequence[Candidate]) -> list[tuple[str, str, Callable[[float], str]]]:
+    """The figures that a table has columns for."""
+    known = [any(number(candidate.get(key)) is not None for candidate in tried) for _, key, _ in FIGURES]
+    return [figure for i, (figure, has) in enumerate(zip(FIGURES, known, strict=True)) if has or i < ALWAYS]
+
+
+def _cell(candidate: Candidate, key: str, show: Callable[[float], str]) -> Cell:
+    value = number(candidate.get(key))
+    return Cell("—" if value is None else show(value), value)
 
 
 def _table(outcome: Outcome, tried: Sequence[Candidate]) -> Table:
-    columns = (Column("Candidate"), *(Column(title, True) for title, _ in _figures({})), Column("Outcome"))
-    rows = tuple((Cell.of(_name(c)), *(cell for _, cell in _figures(c)), Cell.of(_fate(outcome, c, tried))) for c in tried)
+    figures = _shown(tried)
+    columns = (Column("Candidate"), *(Column(title, True) for title, _, _ in figures), Column("Outcome"))
+    rows = tuple(
+        (_title(c), *(_cell(c, key, show) for _, key, show in figures), Cell.of(_fate(outcome, c, tried))) for c in tried
+    )
     marked = frozenset(i for i, c in enumerate(tried) if c.get("chosen"))
-    caption = "A dash stands where nothing was measured."
-    return Table(columns, rows, caption, marked=marked)
+    return Table(columns, rows, "A dash stands where nothing was measured.", marked=marked)
+
+
+def _title(candidate: Candidate) -> Cell:
+    """Its name, with its methods below where both are known."""
+    name = _name(candidate)
+    return Cell(name, name, _methods(candidate) if candidate.get("name") else "")
