@@ -161,3 +161,16 @@ def test_hours_and_workers_that_cannot_be(tmp_path: Path) -> None:
             effort.check()
     with pytest.raises(UnknownName, match="blocks"):
         Effort(1, families=("block",)).check()
+
+
+def test_where_nothing_fits_the_nearest_is_taken_and_not_the_most_accurate(tmp_path: Path) -> None:
+    it = search(tmp_path, Budget.read(latency="0.001x"))
+    found = it.go()
+    rows: list[Any] = [r for r in found.tried if r.bytes]  # type: ignore[attr-defined]
+    assert not found.reachable and next(r for r in rows if r.chosen).over == min(r.over for r in rows)
+
+
+def test_what_meets_the_budget_without_training_counts(tmp_path: Path) -> None:
+    found = search(tmp_path, Budget.read(latency="1.5x")).go()
+    rows: list[Any] = list(found.tried)
+    assert found.reachable and {r.name for r in rows if r.epochs == 0 and r.value is not None} >= {"as it is", "as it is, int8"}

@@ -16,6 +16,7 @@ from lilliput.quant.rate_penalty import RatePenalty
 from lilliput.train import BatchNorm, Fit
 
 FINISHES = ("float", "int8", "rate")
+NARROWINGS = 20  # of the masks in the first rung
 BITS_A_WEIGHT = 6.0  # that is not zero takes about so many in a file, its place included
 
 
@@ -65,18 +66,19 @@ class Candidate:
         """As tables call it."""
         return self.name if self.finish == "float" else f"{self.name}, {self.finish}"
 
-    def steps(self, epochs: Sequence[int], fit: Fit) -> tuple[Config, ...]:
-        """Shape and training, a fit for each of `epochs`; what comes after training is not among them."""
-        trained = [self._fit(fit, n, first=k == 0) for k, n in enumerate(epochs)]
+    def steps(self, epochs: Sequence[int], fit: Fit, batches: int) -> tuple[Config, ...]:
+        """Shape and training, a fit for each of `epochs` of so many batches; what comes after training is not among them."""
+        every = max(1, epochs[0] * batches // NARROWINGS)
+        trained = [self._fit(fit, n, every if k == 0 else 0) for k, n in enumerate(epochs)]
         masks = (Weights(rate=0.0),) if self.zeros else ()
         return (*self.shape, *masks, *trained)
 
-    def _fit(self, fit: Fit, epochs: int, first: bool) -> Fit:
+    def _fit(self, fit: Fit, epochs: int, every: int) -> Fit:
         callbacks = fit.callbacks
         if self.finish == "rate":
             callbacks = (*callbacks, RatePenalty())
-        if self.zeros and first:
-            callbacks = (*callbacks, Gradual(rate=self.zeros, allocate="global", every=20))
+        if self.zeros and every:
+            callbacks = (*callbacks, Gradual(rate=self.zeros, allocate="global", every=every))
         return replace(fit, epochs=epochs, distill=fit.distill or Hinton(), callbacks=callbacks)
 
     def to_json(self) -> dict[str, Any]:

@@ -70,7 +70,8 @@ class Effort:
 
 @dataclass(frozen=True)
 class Row:
-    """A candidate as it ended: steps, epochs, and what was measured; `why` where it is out."""
+    """A candidate as it ended: steps, epochs, and what was measured; `why` where it is out, `over` how much of the budget it
+    takes where it takes most."""
 
     name: str
     steps: Steps
@@ -83,6 +84,7 @@ class Row:
     value: float | None
     why: str = ""
     chosen: bool = False
+    over: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, as the report reads them."""
@@ -168,7 +170,8 @@ class Search:
     def judge(self, candidate: Candidate, epochs: list[int]) -> Outcome:
         """Train a candidate for so long, finish it, and see what it is worth on validation."""
         try:
-            steps = candidate.steps(epochs, self.fit)
+            batches = max(1, len(self.bench.task.train) // self.fit.batch_size)
+            steps = candidate.steps(epochs, self.fit, batches)
             trained = run(self.model, Recipe(steps), self.bench).model
             model, after = self._finished(candidate, trained, steps)
         except LilliputError as error:
@@ -215,36 +218,40 @@ class Search:
         rows += [Row(name, (), 0, 0.0, 0.0, 0, None, None, None, why) for name, why in plan["dropped"].items()]
         able = [r for r in rows if r.value is not None]
         measured = [r for r in rows if r.bytes]
-        best = max(able, key=lambda r: (r.value, -r.bytes)) if able else max(measured, key=lambda r: r.accuracy or 0.0)
+        best = max(able, key=lambda r: (r.value, -r.bytes)) if able else min(measured, key=lambda r: r.over)
         told = tuple(replace(r, chosen=r is best) for r in rows)
         return Proposal(Recipe(best.steps), told, bool(able), front(told))
 
-    def _untrained(self, candidate: Candidate) -> Row:
-        """The network as it is, or in integers: it meets the budget, or it does not."""
-        start, budget = self.start, self.budget
-        missed = [
-            f"{what} over the budget" for what, limit, has, of in (
-                ("bytes", budget.size, candidate.bytes, start["bytes"]), ("latency", budget.latency, candidate.ms, start["ms"]),
-                ("memory", budget.memory, candidate.memory, start["memory"]))
-            if limit is not None and has > limit.of(of)
-        ]  # fmt: skip
-        right = candidate.accuracy if candidate.accuracy is not None else 0.0
-        value = None if missed or candidate.finish == "float" else self.value(right, candidate.ratio)
-        steps = quantized(candidate.finish)
-        return Row(candidate.title, steps, 0, candidate.ms, candidate.ratio, candidate.bytes, candidate.accuracy,
-                   candidate.accuracy, value, ", ".join(missed))  # fmt: skip
+    def over(self, size: int, ms: float, ratio: float, memory: int) -> dict[str, float]:
+        """What is asked for: how much of each limit is taken, as a share of it."""
+        asked = {
+            "size": (self.budget.size, size, self.start["bytes"]), "latency": (self.budget.latency, ms, ms / ratio),
+            "memory": (self.budget.memory, memory, self.start["memory"]),
+        }  # fmt: skip
+        return {name: has / limit.of(of) for name, (limit, has, of) in asked.items() if limit is not None}
+
+    def _untrained(self, c: Candidate, why: str = "") -> Row:
+        """A candidate as it was measured: without training it meets the budget, or it does not."""
+        over = self.over(c.bytes, c.ms, c.ratio, c.memory)
+        missed = [f"{name}: {share:.2f} of what is allowed" for name, share in over.items() if share > 1]
+        able = not missed and c.accuracy is not None and c.finish != "rate"
+        value = self.value(c.accuracy, c.ratio) if able and c.accuracy is not None else None
+        return Row(c.title, (*c.shape, *quantized(c.finish)), 0, c.ms, c.ratio, c.bytes, c.accuracy,
+                   c.accuracy if c.finish != "rate" else None, value, "; ".join([*missed, *([why] if why else [])]),
+                   over=max(over.values(), default=0.0))  # fmt: skip
 
     def _trained(self, candidates: list[Candidate], ladder: list[dict[str, int]]) -> Iterable[Row]:
         outcomes = self.trials.outcomes(len(ladder))
         for number, c in enumerate(candidates):
             last = next((each[number] for each in reversed(outcomes) if number in each), None)
-            if last is None:
-                yield Row(c.title, c.shape, 0, c.ms, c.ratio, c.bytes, c.accuracy, None, None, "the hours did not reach for it")
+            if last is None or "steps" not in last.found:
+                yield self._untrained(c, last.found["why"] if last else "not trained: the hours did not reach for it")
                 continue
             found: Mapping[str, Any] = last.found
-            steps = tuple(from_json(s) for s in found["steps"]) if "steps" in found else c.shape
-            yield Row(c.title, steps, found.get("epochs", 0), c.ms, c.ratio, found.get("bytes", c.bytes), c.accuracy,
-                      found.get("accuracy"), last.value, found.get("why", ""))  # fmt: skip
+            over = self.over(found["bytes"], c.ms, c.ratio, c.memory)
+            steps = tuple(from_json(s) for s in found["steps"])
+            yield Row(c.title, steps, found["epochs"], c.ms, c.ratio, found["bytes"], c.accuracy, found["accuracy"], last.value,
+                      found.get("why", ""), over=max(over.values(), default=0.0))  # fmt: skip
 
     def _tell(self, candidate: Candidate, ladder: list[Rung], rung: int, outcome: Outcome) -> None:
         found = outcome.found
