@@ -68,9 +68,22 @@ def examples(page: Path) -> list[Example]:
         elif block.language == "python" and not block.text.lstrip().startswith(">>>"):
             found.append(Example(name, block.line, "python", block.text, "", block.why))
         elif not block.language:
-            lines = enumerate(block.text.splitlines(), block.line)
+            lines = continued(block.text.splitlines(), block.line)
             found += [Example(name, at, "command", t.removeprefix("$ "), "", block.why) for at, t in lines if _COMMAND.match(t)]
     return found
+
+
+def continued(lines: list[str], first: int) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers; one that ends in a backslash goes on in the next."""
+    held, begun = "", first
+    for number, line in enumerate(lines, first):
+        begun = begun if held else number
+        held += line.strip() if held else line
+        if held.endswith("\\"):
+            held = held[:-1]
+            continue
+        yield begun, held
+        held = ""
 
 
 def blocks(text: str) -> Iterator[Block]:

@@ -34,6 +34,7 @@ ELSEWHERE = {
     "make test": "the tests run by themselves",
     "make bench": "benchmarks run alone on a machine",
     "python bench/": "benchmarks run alone on a machine",
+    "--hours": "a search of hours; tests/search runs short ones",
     "--recipe recipes/": "tests/docs/test_recipes_run.py runs every recipe, with less data and fewer epochs",
 }
 """Commands that are not run, by what they have in them."""
@@ -45,8 +46,13 @@ import lilliput as lp
 def build():
     return lp.zoo.create("resnet8:classes=3,width=0.5")
 """
-TRAINED = {"resnet20": "resnet20", "resnet56": "weights/resnet56-cifar10", "resnet8:classes=3,width=0.5": "mynet"}
-"""Networks with the file of their weights, which nobody has trained."""
+TRAINED = {
+    "resnet20": "resnet20",
+    "resnet56": "resnet56",
+    "weights/resnet56-cifar10": "resnet56",
+    "mynet": "resnet8:classes=3,width=0.5",
+}
+"""Files of weights that nobody has trained, and their networks."""
 
 MISSED = "What was reached is in"  # how a budget that is not met ends
 
@@ -170,7 +176,7 @@ def weights(folder: Path) -> None:
     import lilliput as lp
 
     torch.manual_seed(0)
-    for name, path in TRAINED.items():
+    for path, name in TRAINED.items():
         made((folder / path).parent)
         save_file(dict(lp.zoo.create(name).state_dict()), folder / f"{path}.safetensors")
     net = lp.quant.LowBit("xnor")(lp.zoo.create("bireal_resnet20", width=0.5).eval(), lp.Look(torch.randn(1, 3, 32, 32)))

@@ -59,7 +59,7 @@ def test_blocks_are_found_with_their_reasons() -> None:
 def test_the_check_runs_what_is_shown_and_says_why_it_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, ran = tmp_path / "page.md", list[str]()
     shown = [
-        "    lilliput zoo  # all",
+        "    lilliput zoo \\\n      --json  # all",
         "<!-- not run: later -->",
         "    lilliput show x.lil",
         "and",
@@ -68,8 +68,8 @@ def test_the_check_runs_what_is_shown_and_says_why_it_does_not(tmp_path: Path, c
     ]
     page.write_text("\n\n".join(["# Page", *shown, ">>> 1 + 1", "3"]).replace(">>> 1 + 1\n\n", ">>> 1 + 1\n") + "\n")
     failed = docs_check.check(page, lambda text: ran.append(text) or "")  # type: ignore[func-returns-value]
-    assert ran == ["lilliput zoo  # all"]
-    assert failed[0].startswith("page.md:14: 1 / 0\n") and "ZeroDivisionError" in failed[0] and "1 of its examples" in failed[1]
+    assert ran == ["lilliput zoo --json  # all"]
+    assert failed[0].startswith("page.md:15: 1 / 0\n") and "ZeroDivisionError" in failed[0] and "1 of its examples" in failed[1]
     said = capsys.readouterr().out
     assert "show x.lil  [not run: later]" in said and "make bench  [not run: benchmarks run alone" in said
 
