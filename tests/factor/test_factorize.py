@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from lilliput import factor, zoo
 from lilliput.config import parse
 from lilliput.core.edits import Swap
 from lilliput.core.perform import perform
-from lilliput.errors import BudgetError, ConfigError, ModelError, UnknownName
+from lilliput.errors import BudgetError, ConfigError, EditError, ModelError, UnknownName
 from lilliput.factor import Factorize, stages
 from lilliput.factor.chain import Chain
 from lilliput.measure.shape_times import LayerShape
@@ -127,6 +128,20 @@ def test_a_table_that_promises_too_much_is_not_believed() -> None:
     assert clock(small) <= 0.6 * clock(model)
 
 
+@pytest.mark.parametrize("kind", [TableClock, PlainClock])
+def test_no_network_that_is_timed_has_a_layer_of_zeros(kind: Any) -> None:
+    """Such layers are packed on export, and would seem to take no time."""
+
+    class Watching(kind):  # type: ignore[misc]
+        def __call__(self, model: nn.Module) -> float:
+            assert all(
+                bool((p != 0).all()) for m in model.modules() if isinstance(m, Chain) for p in [c.weight for c in m.chain]
+            )
+            return float(super().__call__(model))
+
+    Factorize(method=("svd", "tucker2"), latency=0.7).plan(net(), lp.Look(EXAMPLE, clock=Watching()))
+
+
 def test_a_clock_is_needed_for_latency_and_batches_for_data() -> None:
     with pytest.raises(ConfigError, match="clock"):
         Factorize(latency=0.5).plan(net(), lp.Look(EXAMPLE))
@@ -190,6 +205,12 @@ def test_skipped_layers_stay() -> None:
         ({"macs": 0.0}, "`macs` (=0.0) is a share above 0"),
         ({"energy": 1.5}, "`energy` (=1.5) is a share"),
         ({"rank": 0}, "`rank` (=0) must be at least 1"),
+        ({"rank": -3}, "`rank` (=-3) must be at least 1"),
+        ({"rank": {"layer1.*": 0}}, "`rank` (=0) must be at least 1"),
+        ({"rank": (4, 0), "method": "tucker2"}, "`rank_in` (=0) must be at least 1"),
+        ({"rank": (4, 99), "method": "tucker2", "skip": ("conv1",)}, "`rank_in` (=99) exceeds the layer's largest rank (=16)"),
+        ({"latency": 0.0}, "`latency` (=0.0) is a share above 0"),
+        ({"params": -0.5}, "`params` (=-0.5) is a share above 0"),
         ({"rank": 2.5}, "write a rank as a whole number"),
         ({"rank": "some"}, "`rank` (=some)"),
         ({"rank": 10_000}, "exceeds the layer's largest rank (="),
@@ -299,3 +320,43 @@ def test_pruning_and_quantization_see_ordinary_layers() -> None:
     assert macs(pruned) < 0.6 * macs(model)
     small = lp.quant.Quantize()(pruned, LOOK)
     assert small(EXAMPLE).isfinite().all() and lp.profile(small, EXAMPLE).bytes < 0.4 * lp.profile(pruned, EXAMPLE).bytes
+
+
+@pytest.mark.parametrize("name", sorted(factor.forms))
+def test_weights_that_are_all_zero_have_ranks_all_the_same(name: str) -> None:
+    model = net()
+    for layer in (model.layer1[0].conv1, model.layer2[0].conv2):
+        nn.init.zeros_(layer.weight)
+    for rule in ({"rank": "vbmf"}, {"energy": 0.9}, {"error": 0.1}, {"macs": 0.7}):
+        small = Factorize(method=name, **rule)(model, LOOK)
+        assert small(EXAMPLE).isfinite().all()
+        for chain in (m for m in small.modules() if isinstance(m, Chain)):
+            assert min(chain.ranks_made) >= 1
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("rule", [{"rank": 2}, {"rank": "vbmf"}, {"macs": 0.7}])
+def test_a_weight_that_is_not_finite_stays_and_cannot_be_decomposed(rule: dict[str, Any], bad: float) -> None:
+    model = net()
+    with torch.no_grad():
+        model.layer1[0].conv1.weight[0, 0, 0, 0] = bad
+    stays = Factorize(**rule).explain(model, LOOK)
+    assert "NaN" in stays["layer1.0.conv1"]
+    assert "layer1.0.conv1" not in {edit.site for edit in Factorize(**rule).plan(model, LOOK)}
+    with pytest.raises(EditError, match=r"layer1\.0\.conv1: .*NaN"):
+        perform(model, [Swap("layer1.0.conv1", "svd", {"rank": 2})])
+
+
+@pytest.mark.parametrize("allocate", ["sum", "max", "uniform"])
+@pytest.mark.parametrize("rule", ["macs", "params"])
+def test_below_the_floor_nothing_is_made_and_at_the_floor_that_is_named_it_is(rule: str, allocate: str) -> None:
+    with pytest.raises(BudgetError, match="below the floor") as caught:
+        Factorize(allocate=allocate, **{rule: 0.01}).plan(net(), LOOK)
+    named = float(re.search(r"smallest ranks (\d\.\d+)", str(caught.value)).group(1))  # type: ignore[union-attr]
+    made = Factorize(allocate=allocate, **{rule: named})(net(), LOOK)
+    assert getattr(lp.profile(made, EXAMPLE), rule) <= named * getattr(lp.profile(net(), EXAMPLE), rule)
+
+
+def test_a_layer_that_no_form_serves_says_why() -> None:
+    stays = Factorize(method="group", options={"groups": 5}, rank=1).explain(net(), LOOK)
+    assert "`16` inputs do not fall into `5` groups" in stays["layer1.0.conv1"]

@@ -56,6 +56,7 @@ class Compressed(nn.Module):
     """
 
     name: ClassVar[str]
+    only_reads: ClassVar[bool] = False  # whether it neither changes nor keeps any tensor of the network it is put into
 
     @classmethod
     def like(cls, dense: nn.Module, **spec: Any) -> nn.Module:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
-from lilliput.core.copies import copied
+from lilliput.core.copies import copied, sharing
 from lilliput.core.edits import Edit, Map, Resize, Swap
 from lilliput.core.layers import HOSTS, Mapped, MappedConv2d, MappedLinear, OutputMaps, output_hook, swaps
 from lilliput.core.maps import maps
@@ -26,7 +26,7 @@ def perform(model: nn.Module, edits: Iterable[Edit], *, weights: bool = True) ->
     Raises `EditError` with the site for an edit that does not fit.
     """
     edits = tuple(edits)
-    new = copied(model)
+    new = sharing(model, _replaced(model, edits))
     with torch.no_grad():
         for edit in edits:
             with at(edit.site):
@@ -46,6 +46,24 @@ def bake(model: nn.Module) -> nn.Module:
             _put(new, site, _plain(layer))
     kept = tuple(e for e in record(model).edits if not (isinstance(e, Map) and e.tensor == "weight"))
     return attach(new, edits=kept)
+
+
+def _replaced(model: nn.Module, edits: Sequence[Edit]) -> list[torch.Tensor]:
+    """Parameters that are read once and then gone, so that no copy of them is needed: of layers that make way for a swap.
+
+    None where any edit may change numbers in place, and none that a layer has which stays.
+    """
+    if not all(_only_reads(edit) for edit in edits):
+        return []
+    sites = {edit.site for edit in edits if isinstance(edit, Swap)}
+    gone = {module for name, layer in model.named_modules() if name in sites for module in layer.modules()}
+    stay = {id(p) for module in model.modules() if module not in gone for p in module._parameters.values()}
+    return [p for module in gone for p in module._parameters.values() if p is not None and id(p) not in stay]
+
+
+def _only_reads(edit: Edit) -> bool:
+    """Whether an edit changes no number that is there."""
+    return edit.layer in swaps and swaps[edit.layer].only_reads if isinstance(edit, Swap) else isinstance(edit, Map)
 
 
 def _perform_one(model: nn.Module, edit: Edit, weights: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from lilliput.factor.shape import Link, Pair, Shape, macs, shape, why_not
 from lilliput.factor.vbmf import vbmf_rank
 
 Ranks = tuple[int, ...]
+NOT_FINITE = "its weight has numbers that are infinite or none at all (NaN), and no decomposition"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Chain(Compressed):
     pruning, quantization, profile and export see nothing new.
     """
 
+    only_reads = True
     rank_names: ClassVar[tuple[str, ...]] = ("rank",)
     options: ClassVar[dict[str, Any]] = {}
     whitens: ClassVar[bool] = True  # whether scaling inputs before and back after is of use
@@ -134,7 +137,9 @@ class Chain(Compressed):
                 self.last.bias.copy_(bias)
 
     def fill(self, weight: Tensor) -> None:
-        """Give the links the weights that approximate `weight`, (n, c, kh, kw)."""
+        """Give the links the weights that approximate `weight`, (n, c, kh, kw). Raises `EditError` if that is not finite."""
+        if not finite(weight):
+            raise EditError(NOT_FINITE)
         with torch.no_grad():
             for name, value in self.factor(weight).items():
                 target: Any = self.get_submodule(name).weight
@@ -214,6 +219,11 @@ def kernel(layer: Any) -> Tensor:
     """The weight of a dense layer or of a chain as (n, c, kh, kw)."""
     weight: Tensor = layer.kernel() if isinstance(layer, Chain) else layer.weight
     return weight.reshape(*weight.shape[:2], *(weight.shape[2:] or (1, 1)))
+
+
+def finite(weight: Tensor) -> bool:
+    """Whether all numbers are: their sum is not if one of them is not."""
+    return math.isfinite(float(weight.sum()))
 
 
 def tensor_of(layer: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import field
 from fnmatch import fnmatchcase
@@ -13,15 +14,14 @@ from torch import Tensor, nn
 from lilliput.config import config
 from lilliput.core.edits import Edit
 from lilliput.core.method import Look, Method
-from lilliput.core.perform import perform
 from lilliput.errors import BudgetError, ConfigError, EditError, ModelError, UnknownName, at
 from lilliput.factor.budget import Choice, allocations, floor
-from lilliput.factor.chain import Chain, forms, kernel
+from lilliput.factor.chain import NOT_FINITE, Chain, finite, forms, kernel
 from lilliput.factor.moments import absorb_whitened, moments, root, whitened
 from lilliput.factor.ranks import FULL, VBMF, Offer, Rung
 from lilliput.factor.reconstruct import reconstruct
 from lilliput.factor.sites import Site, sites
-from lilliput.factor.times import edits, share, thinned, times
+from lilliput.factor.times import edits, outlined, share, thinned, times
 from lilliput.measure import profile
 
 RULES = ("rank", "energy", "error", "macs", "params", "latency")
@@ -158,8 +158,10 @@ class Factorize(Method):
         offers = []
         for site in found:
             able, reasons = self._able(site)
-            if able:
-                weight = kernel(site.layer).detach().cpu()
+            weight = kernel(site.layer).detach().cpu()
+            if not finite(weight):
+                stays[site.name] = NOT_FINITE
+            elif able:
                 offers.append((site, [self._offer(site, form, o, weight, seen.get(site.name)) for form, o in able]))
             else:
                 stays[site.name] = "; ".join(reasons)
@@ -249,7 +251,7 @@ class Factorize(Method):
         for _ in range(TRIES):
             tried = dict(stays)
             chosen = self._choose(ladders, costs, room, f"`latency` (={self.latency})", now, tried)
-            made = perform(model, [edit for site, rung in chosen for edit in edits(site, rung)], weights=False)
+            made = outlined(model, [edit for site, rung in chosen for edit in edits(site, rung)])
             saved = (share(clock, made, model) - 1) * now
             if saved <= target + 1e-9 * now:
                 stays |= tried
@@ -280,7 +282,7 @@ class Factorize(Method):
         now = sum(own for own, _ in costs)
         picked = allocations[self.allocate](choices, now + room)
         if picked is None:
-            least = (whole - now + floor(choices)) / whole
+            least = math.ceil(1000 * (whole - now + floor(choices)) / whole) / 1000  # upwards, so that asking for it works
             raise BudgetError(f"{budget} is below the floor: at the smallest ranks {least:.3f} of the cost is left")
         chosen = []
         for (site, _), pairs, number in zip(ladders, cheaper, picked, strict=True):

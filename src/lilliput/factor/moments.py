@@ -6,23 +6,24 @@ first link. Neighbouring positions are taken as alike: L is over channels (c x c
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from lilliput.core.copies import sharing
 from lilliput.core.method import Batch
 from lilliput.errors import DataError
 from lilliput.factor.chain import Chain, kernel
 from lilliput.factor.sites import Site
+from lilliput.factor.spectra import CHUNK
 
 DAMPING = 1e-3  # of the mean, added to every direction: what the images did not show is not free to change
 
 
 def moments(model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch]) -> dict[str, Tensor]:
     """E[x·xᵀ] of every layer's input over images and positions, (c, c) in doubles. One pass over the batches."""
-    runner = copy.deepcopy(model).eval()
+    runner = sharing(model, model.parameters()).eval()
     sums = {site.name: torch.zeros(site.seen.inputs, site.seen.inputs, dtype=torch.double) for site in sites}
     counts = dict.fromkeys(sums, 0)
 
@@ -59,7 +60,11 @@ def root(moment: Tensor, groups: int = 1) -> Tensor:
 
 def whitened(weight: Tensor, by: Tensor) -> Tensor:
     """W·L over input channels, of the weight's type."""
-    return torch.einsum("ncyx,cd->ndyx", weight.double(), by).to(weight.dtype)
+    made = torch.empty_like(weight)
+    step = max(1, CHUNK // max(1, weight[0].numel()))
+    for part, target in zip(weight.split(step), made.split(step), strict=True):
+        target.copy_(torch.einsum("ncyx,cd->ndyx", part.double(), by))
+    return made
 
 
 def absorb_whitened(chain: Chain, dense: nn.Module, moment: Tensor) -> None:

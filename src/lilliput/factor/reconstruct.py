@@ -10,7 +10,6 @@ Zhang, Zou, He, Sun 2015, arXiv:1505.06798, equations 8 to 16; for spatial kerne
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lilliput.core.copies import sharing
 from lilliput.core.method import Batch
 from lilliput.core.watch import watch
 from lilliput.factor.chain import Chain, kernel
@@ -55,13 +55,12 @@ def reconstruct(
     example: Tensor,
 ) -> None:
     """Refit the chains `names` of `after`, in this order, on what the layers of `before` give."""
-    original, fitted = copy.deepcopy(before).eval(), copy.deepcopy(after).eval()
+    original, fitted = (sharing(model, model.parameters()).eval() for model in (before, after))  # `after` itself is fitted
     behind = {name: _behind(original, example, name) if relu else None for name in names}
     wanted = _responses(original, names, batches, seed)
     for name in names:
         chain: Any = fitted.get_submodule(name)
         _refit(chain, original.get_submodule(name), fitted, wanted[name], behind[name], batches, seed)
-        after.get_submodule(name).load_state_dict(chain.state_dict())
 
 
 def _refit(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lilliput.core.copies import sharing
 from lilliput.errors import ConfigError, EditError
 from lilliput.factor.chain import Chain, outside
 from lilliput.factor.shape import Link, Pair, Shape, macs, pair
@@ -89,8 +89,8 @@ def _candidates(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]
 
 
 def _run(model: nn.Module, example: Tensor, wanted: set[str]) -> dict[str, list[Pair]]:
-    """Input sizes of every wanted layer of a copy of the network, run once on one image, in the order they first run."""
-    runner = copy.deepcopy(model).eval()
+    """Input sizes of every wanted layer of a copy that shares all weights, run on one image, in the order they first run."""
+    runner = sharing(model, model.parameters()).eval()
     sizes: dict[str, list[Pair]] = {}
     for name, layer in runner.named_modules():
         if name in wanted:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
+from lilliput.core.edits import Edit
 from lilliput.core.perform import perform
-from lilliput.factor.chain import spec_of
+from lilliput.factor.chain import Chain, spec_of
 from lilliput.factor.ranks import Rung
 from lilliput.factor.shape import Link, Pair
 from lilliput.factor.sites import Site
@@ -56,9 +58,22 @@ def times(
         totals = [[sum(known[s] for s in rung) for rung in site] for site in shapes]
         return [(own, rungs) for own, *rungs in totals]
     whole = clock(model)
-    added = [[clock(perform(model, edits(site, rung), weights=False)) - whole for rung in rungs] for site, rungs in ladders]
+    added = [[clock(outlined(model, edits(site, rung))) - whole for rung in rungs] for site, rungs in ladders]
     owns = [max(0.0, -min(rungs, default=0.0)) for rungs in added]
     return [(own, [own + ms for ms in rungs]) for own, rungs in zip(owns, added, strict=True)]
+
+
+def outlined(model: nn.Module, planned: Sequence[Edit]) -> nn.Module:
+    """The network that these edits make, to be timed: no number is computed, and none is zero.
+
+    Chains of zeros would be packed on export as layers that need no time at all.
+    """
+    made = perform(model, planned, weights=False)
+    with torch.no_grad():
+        for chain in (module for module in made.modules() if isinstance(module, Chain)):
+            for weight in (p for p in chain.parameters() if p.dim() > 1):
+                weight.fill_(weight[0].numel() ** -0.5)
+    return made
 
 
 def thinned(rungs: list[Rung], clock: Callable[[nn.Module], float]) -> list[Rung]:
