@@ -1,12 +1,14 @@
 """Every factorization at equal multiply-adds: accuracy after a short distillation, and measured latency.
 
-    python bench/factor.py train [--net resnet20] [--macs 0.5 0.35] [--methods svd ...] [--seeds 0 1 2] [--epochs 20]
-    python bench/factor.py table [the same]    profiles and times, alone on the machine; writes bench/results/factor_<net>.json
+    python bench/factor.py train [--net resnet20] [--macs 0.5 0.35] [--methods svd ...] [--seeds 0 1 2] [--epochs 20] [--runs N]
+    python bench/factor.py table [--net resnet20]    times what was trained; writes bench/results/factor_<net>.json
 
 Starts from $LILLIPUT_WEIGHTS/<net>-cifar10.safetensors, with CIFAR-10 where `lilliput data` finds it. What is trained lies in
-out/factor and is not trained again; a run that was stopped goes on at its last epoch. Each method is the recipe
-[factorize to the share of multiply-adds, batch norm statistics, distil from the uncompressed network]. Test accuracy of the
-last epoch; nothing is chosen on it. `--plain` takes weights from the decomposition alone, without looking at images.
+--kept (out/factor) and is not trained again; a run that was stopped goes on at its last epoch. Several processes can share
+the list: each takes what no other one has claimed, and stops after --runs of its own; the table wants the machine for itself.
+Each method is the recipe [factorize to the share of multiply-adds, batch norm statistics, distil from the uncompressed
+network]. Test accuracy of the last epoch; nothing is chosen on it. `--plain` takes weights from the decomposition alone,
+without looking at images.
 """
 
 from __future__ import annotations
@@ -15,15 +17,18 @@ import argparse
 import json
 import os
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from stored import named, once
 from torch import nn
 
 import lilliput as lp
 from lilliput.data import open_task
+from lilliput.data.splits import carve
 from lilliput.distill import Hinton
 from lilliput.export import export
 from lilliput.factor import Factorize, forms
@@ -53,10 +58,20 @@ def method(name: str, macs: float, plain: bool) -> Factorize:
     return Factorize(macs=macs, images=1024, **options)
 
 
-def recipe(name: str, macs: float, arguments: argparse.Namespace) -> Recipe:
+def recipe(key: dict[str, Any]) -> Recipe:
     """Factorize, statistics, distil."""
-    fit = lp.Fit(epochs=arguments.epochs, lr=arguments.lr, distill=Hinton())
-    return Recipe((method(name, macs, arguments.plain), lp.BatchNorm(), fit))
+    fit = lp.Fit(epochs=key["epochs"], lr=key["lr"], precision=key["precision"], distill=Hinton())
+    return Recipe((method(key["method"], key["share"], key["how"] == "plain"), lp.BatchNorm(), fit))
+
+
+def task(images: int) -> lp.Task:
+    """CIFAR-10, with a stratified part of its training images."""
+    whole = open_task("cifar10")
+    if not images:
+        return whole
+    _, part = carve(whole.train.labels, images / len(whole.train), 0)
+    splits = (whole.train.subset(part), whole.test, whole.val)
+    return lp.Task(*splits, classes=whole.class_names, name=f"cifar10-{images}", augment=whole.augment)
 
 
 def start(net: str) -> nn.Module:
@@ -66,46 +81,68 @@ def start(net: str) -> nn.Module:
     return model.eval()
 
 
-def train(model: nn.Module, task: lp.Task, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every method, share and seed that is asked for; what was done before is read."""
-    rows = []
-    whole = accuracy(model, task.batches("test", 500)).value
-    before = lp.profile(model, task.example())
-    print(f"{arguments.net}: {100 * whole:.2f} %, {before.macs / 1e6:.2f} M multiply-adds, {before.params:,} parameters")
+def runs(arguments: argparse.Namespace, images: int) -> Iterator[dict[str, Any]]:
+    """Every method, share and seed that is asked for, seed by seed, so that what is there early is comparable."""
+    how = "plain" if arguments.plain else "data"
     for seed in arguments.seeds:
         for macs in arguments.macs:
             for name in arguments.methods:
-                made = run(model, recipe(name, macs, arguments), Bench(task, KEPT, seed=seed))
-                small, after = made.model.eval(), lp.profile(made.model, task.example())
-                found = accuracy(small, task.batches("test", 500)).value
-                counted = sum(row.effective_macs for row in after.layers)
-                rows.append({"method": name, "share": macs, "seed": seed, "accuracy": found, "lost": 100 * (whole - found),
-                             "macs": after.macs / before.macs, "effective_macs": counted / before.macs,
-                             "params": after.params / before.params, "recipe": recipe(name, macs, arguments).text(),
-                             "model": small, "seconds": sum(s.seconds for s in made.stages)})  # fmt: skip
-                print(f"{macs:.2f}  {name:34} seed {seed}  {100 * found:.2f} %  ({rows[-1]['lost']:+.2f} lost)", flush=True)
-    return rows
+                yield {"net": arguments.net, "method": name, "share": macs, "how": how, "seed": seed,
+                       "epochs": arguments.epochs, "images": images, "lr": arguments.lr,
+                       "precision": arguments.precision}  # fmt: skip
 
 
-def table(model: nn.Module, task: lp.Task, arguments: argparse.Namespace) -> None:
-    """All in one table, timed against the uncompressed network in one run."""
-    rows = train(model, task, arguments)
-    example = torch.zeros(1, *task.example().shape[1:])
-    first = {f"{row['method']} {row['share']}": row["model"] for row in rows if row["seed"] == arguments.seeds[0]}
-    files = {key: export(net, example, KEPT / f"{key.replace(' ', '_')}.onnx").path for key, net in first.items()}
-    times = time_files({"whole": export(model, example, KEPT / "whole.onnx").path, **files}, example)
-    found = []
-    for key in first:
-        mine = [row for row in rows if f"{row['method']} {row['share']}" == key]
-        lost = [row["lost"] for row in mine]
-        spread = statistics.stdev(lost) if len(lost) > 1 else None
-        ratio = times[key].median_ms / times["whole"].median_ms
-        kept = {k: v for k, v in mine[0].items() if k not in ("model", "accuracy", "lost", "seed", "seconds")}
-        found.append({**kept, "lost": statistics.mean(lost), "spread": spread, "seeds": [row["seed"] for row in mine],
-                      "latency": ratio, "latency_ms": times[key].to_json()})  # fmt: skip
-    result = {"net": arguments.net, "epochs": arguments.epochs, "whole_ms": times["whole"].to_json(), "rows": found,
+def train(arguments: argparse.Namespace) -> None:
+    """What is missing and what no other process is at."""
+    model, on = start(arguments.net), task(arguments.images)
+    whole: list[float] = []  # the accuracy to compare with, read when the first run needs it
+    left = arguments.runs or -1
+    for key in runs(arguments, len(on.train)):
+        if (arguments.kept / "runs" / f"{named(key)}.json").exists():
+            continue
+        if left == 0:
+            break
+
+        def work(key: dict[str, Any] = key) -> dict[str, Any]:
+            whole.extend([] if whole else [accuracy(model, on.batches("test", 500)).value])
+            return one(model, key, on, whole[0], arguments)
+
+        if once(arguments.kept / "runs", key, work) is not None:
+            left -= 1
+
+
+def one(model: nn.Module, key: dict[str, Any], on: lp.Task, whole: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train one network, export it, and say what it lost and costs."""
+    steps = recipe(key)
+    small = run(model, steps, Bench(on, arguments.kept / "store", seed=key["seed"])).model.eval()
+    found = accuracy(small, on.batches("test", 500)).value
+    before, after = lp.profile(model, on.example()), lp.profile(small, on.example())
+    file = arguments.kept / "files" / f"{named(key)}.onnx"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    export(small, on.example()[:1], file)
+    return {"accuracy": found, "lost": 100 * (whole - found), "macs": after.macs / before.macs,
+            "effective_macs": sum(row.effective_macs for row in after.layers) / before.macs,
+            "params": after.params / before.params, "recipe": steps.text(), "file": file.name}  # fmt: skip
+
+
+def table(arguments: argparse.Namespace) -> None:
+    """All that was trained in one table, timed against the uncompressed network in one run."""
+    rows = [json.loads(path.read_text()) for path in sorted((arguments.kept / "runs").glob("*.json"))]
+    same = ("net", "method", "share", "how", "epochs", "images", "lr", "precision")
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in (row for row in rows if row["net"] == arguments.net):
+        groups.setdefault(tuple(row[name] for name in same), []).append(row)
+    if not groups:
+        raise SystemExit(f"nothing of {arguments.net} is trained in {arguments.kept}; run `bench/factor.py train` first")
+    example = torch.zeros(1, 3, 32, 32)
+    files = {mine[0]["file"]: arguments.kept / "files" / mine[0]["file"] for mine in groups.values()}
+    whole = export(start(arguments.net), example, arguments.kept / f"{arguments.net}.onnx").path
+    times = time_files({"whole": whole, **files}, example)
+    found = [summary({name: mine[0][name] for name in same}, mine, times) for mine in groups.values()]
+    result = {"net": arguments.net, "whole_ms": times["whole"].to_json(), "rows": found,
               "hardware": hardware(), "versions": versions()}  # fmt: skip
-    path = ROOT / "bench/results" / f"factor_{arguments.net}.json"
+    arguments.result.mkdir(parents=True, exist_ok=True)
+    path = arguments.result / f"factor_{arguments.net}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     for row in sorted(found, key=lambda r: (-r["share"], r["lost"])):
         spread = "" if row["spread"] is None else f" ± {row['spread']:.2f}"
@@ -113,11 +150,21 @@ def table(model: nn.Module, task: lp.Task, arguments: argparse.Namespace) -> Non
             f"{row['share']:.2f}  {row['method']:34} {row['lost']:+6.2f}{spread} points lost   "
             f"{row['effective_macs']:.3f} macs   {row['params']:.3f} parameters   {row['latency']:.2f}x latency"
         )
-    print(path.relative_to(ROOT))
+    print(path)
+
+
+def summary(key: dict[str, Any], mine: list[dict[str, Any]], times: dict[str, Any]) -> dict[str, Any]:
+    """One row: the mean over seeds of what is lost, and the times of the first seed's network."""
+    ms, whole = times[mine[0]["file"]], times["whole"]
+    lost = [row["lost"] for row in mine]
+    costs = {name: mine[0][name] for name in ("macs", "effective_macs", "params", "recipe")}
+    return {**key, **costs, "lost": statistics.mean(lost), "spread": statistics.stdev(lost) if len(lost) > 1 else None,
+            "seeds": [row["seed"] for row in mine], "latency": ms.median_ms / whole.median_ms,
+            "latency_ms": ms.to_json()}  # fmt: skip
 
 
 def main() -> None:
-    """Train, or train what is missing and tabulate."""
+    """Train what is missing, or tabulate what is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("train", "table"))
     parser.add_argument("--net", default="resnet20")
@@ -126,10 +173,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--images", type=int, default=0, help="a stratified part of the training images; 0: all")
+    parser.add_argument("--precision", default="bf16-mixed", help="of training: bf16-mixed or 32")
+    parser.add_argument("--runs", type=int, default=0, help="stop after so many runs of this process; 0: when nothing is left")
+    parser.add_argument("--kept", type=Path, default=KEPT)
+    parser.add_argument("--result", type=Path, default=ROOT / "bench/results")
     parser.add_argument("--plain", action="store_true")
     arguments = parser.parse_args()
-    KEPT.mkdir(parents=True, exist_ok=True)
-    (train if arguments.what == "train" else table)(start(arguments.net), open_task("cifar10"), arguments)
+    {"train": train, "table": table}[arguments.what](arguments)
 
 
 if __name__ == "__main__":
