@@ -239,6 +239,9 @@ def test_what_belongs_to_a_search_needs_hours(lilliput, tmp_path: Path) -> None:
         assert done.code == 2 and "--hours" in done.err
     done = lilliput(*call, "--hours", "1", "--bits", "8")
     assert done.code == 2 and "searches for a recipe" in done.err
+    for plan in ("--hours 1", "--bits 8"):
+        done = lilliput(*call, *plan.split(), "--epochs", "3")
+        assert done.code == 2 and "`--epochs 3` is for a budget" in done.err
 
 
 def test_sensitivity_prints_and_joins_a_report(lilliput, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

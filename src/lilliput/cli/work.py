@@ -58,7 +58,10 @@ def compress(
     ] = None,
     join: Annotated[bool, typer.Option("--join", help="Only train for a search that another process plans.")] = False,
     precision: Annotated[str, typer.Option(help="Of training in a search: 32 or bf16-mixed.")] = "32",
-    epochs: Annotated[int, typer.Option(min=0, help="Epochs of recovery where a budget chooses the recipe.")] = 8,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=0, help="Epochs of recovery where a budget chooses, without hours; 8 by default."),
+    ] = None,
     pretrain: Annotated[int, typer.Option(min=0, help="Train the model from scratch for so many epochs first.")] = 0,
     threads: Threads = 1,
     seed: Seed = 0,
@@ -86,6 +89,8 @@ def compress(
     if recipe and bits:
         raise UsageError(f"`--recipe {recipe}` beside `--bits {bits}`: each is the whole plan; give one")
     plan = Recipe.read(recipe) if recipe else Recipe(shortcut(bits)) if bits else None
+    if epochs is not None and (plan or effort):
+        raise UsageError(f"`--epochs {epochs}` is for a budget without `--hours`: a recipe has its own, hours what fits")
     if plan is None and budget == Budget():
         raise UsageError("say what to aim at: `--size`, `--latency`, `--memory`, `--max-drop`, `--bits 8` or `--recipe FILE`")
     need_weights(model, weights, pretrain)
@@ -93,7 +98,9 @@ def compress(
     task = open_task(data, seed=seed, skip_bad=skip_bad)
     with Training() as bar, Logging(log or (), out / "logs", watch=bar) as watch:
         watch.settings({"model": model, "data": data, "seed": seed, **({"recipe": plan.text()} if plan else {})})
-        settings = job.Settings(seed, epochs, threads, Machine(accelerator, devices), watch=watch, say=say, effort=effort)
+        machine = Machine(accelerator, devices)
+        recovery = 8 if epochs is None else epochs
+        settings = job.Settings(seed, recovery, threads, machine, watch=watch, say=say, effort=effort)
         job.check_fit(network, task)
         if pretrain:
             network = job.pretrain(network, task, pretrain, settings)
