@@ -57,6 +57,11 @@ LR, PRECISION = 0.02, "bf16-mixed"
 OURS: dict[str, dict[str, Any]] = {
     "ours": {"criterion": "hessian", "allocate": "global", "per": "macs", "compensate": True},
     "ours, by time": {"criterion": "hessian", "allocate": "latency", "compensate": True},
+    "ours, group norm": {"criterion": "group_norm", "allocate": "global"},
+    "ours, group norm, compensated": {"criterion": "group_norm", "allocate": "global", "compensate": True},
+    "ours, group norm, by time": {"criterion": "group_norm", "allocate": "latency"},
+    "ours, not compensated": {"criterion": "hessian", "allocate": "global", "per": "macs"},
+    "ours, not compensated, with hints": {"criterion": "hessian", "allocate": "global", "per": "macs"},
 }
 THEIRS = {"torch-pruning, group norm": (2, True), "torch-pruning, l1": (1, False)}
 DISTILLED = {f"{name}, with our distillation": name for name in THEIRS}
@@ -64,6 +69,7 @@ STAGES = ("layer1", "layer2", "layer3")
 # Other ways for ours: what the teacher shows, how often the epochs, and in how many rounds channels go.
 WAYS: dict[str, Way] = {
     "ours, with hints": Way(Sum((Hinton(), Hints(STAGES, adapt=False)), (1.0, 0.01), hard=0.1)),
+    "ours, not compensated, with hints": Way(Sum((Hinton(), Hints(STAGES, adapt=False)), (1.0, 0.01), hard=0.1)),
     "ours, in two rounds": Way(rounds=2),
     "ours, three times the epochs": Way(longer=3),
     "dense, three times the epochs": Way(longer=3),

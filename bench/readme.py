@@ -183,6 +183,24 @@ def coverage() -> str:
     return "\n".join([*lines, "", machine(result)])
 
 
+def sparse() -> str:
+    """Accuracy of sparse networks after training, and of halves pruned without any."""
+    result = load("sparse")
+    lines = ["| ResNet-20, CIFAR-10 | zeros | test accuracy, % | points below dense, plain | seeds |", "|---|---:|---:|---:|---:|"]
+    dense = next(r["accuracy"] for r in result["train"] if r["name"] == "dense, plain")
+    for r in result["train"]:
+        spread = f" ± {r['stdev']:.2f}" if r["seeds"] > 1 else ""
+        lines.append(
+            f"| {r['name']} | {r['zeros']:.0%} | {r['accuracy']:.2f}{spread} | {dense - r['accuracy']:.2f} | {r['seeds']} |"
+        )
+    first = result["train"][0]
+    said = f"{first['images']:,} training images, {first['epochs']} epochs, the last one read on test once. {machine(result)}"
+    halves = ["| no training, half of the weights | test accuracy, % | seconds |", "|---|---:|---:|"]
+    for r in result["oneshot"]:
+        halves.append(f"| {r['name']} | {r['accuracy']:.2f} | {r.get('pruning_seconds', '')} |")
+    return "\n".join([*lines, "", said, "", *halves])
+
+
 def planning() -> str:
     """How long planning takes, beside another's."""
     result = load("planning")
@@ -259,7 +277,7 @@ def machine(result: dict[str, Any]) -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"measured": text},
     "docs/zoo.md": {"mobile": mobile, "profiler": profiler},
-    "docs/pruning.md": {"channel_speed": channel_speed, "planning": planning, "channels": channels},
+    "docs/pruning.md": {"channel_speed": channel_speed, "planning": planning, "channels": channels, "coverage": coverage},
     "docs/benchmarks.md": {"benchmarks": lambda: benchmarks(PAGES)},
     "docs/recipes.md": {"recipes": recipes},
     "docs/kernels.md": {"kernels": kernels, "binary_peers": binary_peers, "sparse_latency": sparse_latency},
