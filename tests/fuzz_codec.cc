@@ -9,9 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "codec.h"
+#include "lines.h"
 #include "trellis.h"
 
 namespace {
@@ -40,6 +42,7 @@ lilliput_piece piece_of(const uint8_t* d, std::vector<uint8_t>& room) {
     p.low = least + static_cast<int64_t>((static_cast<uint64_t>(d[4] & 127) << (bits - 7)) * (d[3] >> 3 & 1));
     p.high = d[5] & 1 ? most : p.low + d[6] % 127;
     if (d[7] & 1) p.low = -(d[4] % 100), p.high = d[6] % 100;
+    if ((d[7] & 2) && p.high >= 0) p.low = 0;
   }
   room.assign(static_cast<size_t>(p.rows * p.kernels * p.taps * width) + 1, 0);
   p.data = room.data();
@@ -89,6 +92,25 @@ void take_turns(const lilliput_piece& p, int64_t count) {
   }
 }
 
+// Numbers that ascend, evenly but for some, as the values of a codebook do; or indices of one.
+void ascend(const lilliput_piece& p, int64_t count) {
+  const int64_t step = int64_t{1} << rand() % 24;
+  int64_t value = (rand() & 1 ? -1 : 1) * (int64_t{rand()} << rand() % 2);
+  for (int64_t i = 0; i < count; ++i) {
+    value = std::min<int64_t>(value + (rand() & 3 ? step : rand() % step), INT32_MAX);
+    const int32_t pattern = lilliput::pattern_at(std::max<int64_t>(value, INT32_MIN));
+    memcpy(static_cast<uint8_t*>(p.data) + i * p.width, &pattern, sizeof pattern);
+  }
+}
+
+void indices(const lilliput_piece& p, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t far = rand() % (1 + rand() % (1 + i % 9 * 4));
+    const int64_t value = rand() % 3 ? 0 : std::clamp<int64_t>(p.high / 2 + (rand() & 1 ? far : -far), 0, p.high);
+    memcpy(static_cast<uint8_t*>(p.data) + i * p.width, &value, static_cast<size_t>(p.width));
+  }
+}
+
 // The bytes of two tensors of mostly small numbers, as the encoder writes them, behind what describes them; then damaged.
 std::vector<uint8_t> damaged(std::vector<uint8_t> data) {
   std::vector<uint8_t> rooms[2];
@@ -102,6 +124,8 @@ std::vector<uint8_t> damaged(std::vector<uint8_t> data) {
       memcpy(static_cast<uint8_t*>(p.data) + i * p.width, &value, static_cast<size_t>(p.width));
     }
     if (rand() % 4 == 0 && !p.patterns) take_turns(p, count);
+    if (rand() % 2 == 0 && p.patterns && p.width == 4) ascend(p, count);
+    if (rand() % 2 == 0 && p.low == 0 && p.high > 0) indices(p, count);
   }
   uint8_t* out = nullptr;
   size_t made = 0;
