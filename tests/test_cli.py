@@ -56,7 +56,7 @@ def photos(root: Path, classes: int = 3, channels: str = "L", size: int = 8) -> 
 
 
 LOOKING = ("profile", "latency", "sensitivity", "evaluate", "compare", "show", "zoo", "methods", "report", "data")
-COMMANDS = ("compress", "train", "export", "pack", "unpack", *LOOKING)
+COMMANDS = ("compress", "search", "train", "export", "pack", "unpack", *LOOKING)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -234,7 +234,8 @@ def test_pack_says_which_coder_and_show_what_it_saves(lilliput) -> None:  # type
 
 def test_what_belongs_to_a_search_needs_hours(lilliput, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     call = ["compress", "resnet8:channels=1", "--data", "digits", "--latency", "0.5x", "--out", str(tmp_path / "out")]
-    for wrong in ("--workers 2", "--join", "--storage sqlite:///x.db", "--precision bf16-mixed", "--family blocks"):
+    search = ("--workers 2", "--join", "--storage sqlite:///x.db", "--precision bf16-mixed", "--family blocks")
+    for wrong in (*search, "--student resnet8"):
         done = lilliput(*call, *wrong.split())
         assert done.code == 2 and "--hours" in done.err
     done = lilliput(*call, "--hours", "1", "--bits", "8")
@@ -256,3 +257,30 @@ def test_sensitivity_prints_and_joins_a_report(lilliput, tmp_path: Path) -> None
     assert 'id="sensitivity"' in (out / "report.html").read_text()
     wrong = lilliput("sensitivity", lil, "--data", "digits", "--method", "widths")
     assert wrong.code == 2 and "bits" in wrong.err
+
+
+def test_search_names_what_is_no_architecture(lilliput, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    call = [
+        "search",
+        "resnet8:channels=1",
+        "--data",
+        "digits",
+        "--pretrain",
+        "2",
+        "--latency",
+        "0.7x",
+        "--out",
+        str(tmp_path / "s"),
+    ]
+    wrong = {
+        "": "which architectures",
+        "--vary width": "width=0.25,0.5",
+        "--student resnet7": "resnet8",
+        "--family wings": "blocks",
+    }
+    for words, says in wrong.items():
+        done = lilliput(
+            *call, "--hours", "0.001", *([*words.split(), "--vary", "width=1"] if "fam" in words else words.split())
+        )
+        assert done.code == 2 and says in done.err
+    assert not (tmp_path / "s").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,9 @@ from torch import nn
 
 from lilliput.core.record import edits, record
 from lilliput.distill import Hinton
-from lilliput.errors import ConfigError, FormatError
+from lilliput.errors import ConfigError, FormatError, ModelError
 from lilliput.prune import Channels
-from lilliput.recipe import Bake, Bench, Recipe, prefix_id, run, start_text
+from lilliput.recipe import Bake, Bench, Recipe, Student, prefix_id, run, start_text
 from lilliput.train import BatchNorm, Event, Fit
 
 PRUNE = Channels(keep=0.5)
@@ -47,7 +48,7 @@ def test_yaml_and_text_are_invertible() -> None:
         ("steps: [{fit: {epochs: many}}]", "step 1: fit: `epochs` (='many')"),
         ("steps: [{prune.channels: {keep: 2}}]", "step 1: prune.channels: `keep` (=2.0)"),
         ("steps: [3]", "`3` is not a step"),
-        ("steps: [{distill.hinton: {}}]", "is no method, fit, batchnorm, bake or rewind"),
+        ("steps: [{distill.hinton: {}}]", "is no method, fit, batchnorm, bake, rewind or student"),
     ],
 )
 def test_what_is_no_recipe_is_refused_with_the_step(text: str, words: str) -> None:
@@ -154,3 +155,19 @@ def test_a_stage_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     broken.write_text("{")
     with pytest.raises(FormatError, match="not a stored stage"):
         run(network(), recipe, bench)
+
+
+def test_a_student_learns_from_what_the_recipe_started_from(tmp_path: Path) -> None:
+    small = "resnet8:channels=1,classes=3,width=0.25"
+    recipe = Recipe([Student(small), Fit(epochs=1, batch_size=27, distill=Hinton())])
+    bench = Bench(task(), tmp_path)
+    first, again = run(network().eval(), recipe, bench), run(network().eval(), recipe, bench)
+    assert record(first.model).architecture == small and equal(first.model, again.model)
+    assert all(stage.reused for stage in again.stages) and not any(stage.reused for stage in first.stages)
+    assert not equal(first.model, run(network().eval(), Recipe([Student(small)]), bench).model)
+    wrong = {"resnet8:channels=1,classes=4": "gives (1, 4)", "resnet8:channels=3,classes=3": "cannot take"}
+    for name, says in wrong.items():
+        with pytest.raises(ModelError, match=re.escape(says)):
+            run(network().eval(), Recipe([Student(name)]), bench)
+    with pytest.raises(ConfigError, match="names the student"):
+        Recipe([Student()]).check()

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from torch import nn
+from torch import Tensor, nn
 
 from lilliput.config import Config, config, from_json, parse
 from lilliput.core import edits as edit_values
@@ -27,7 +27,8 @@ from lilliput.core.method import Look, Method
 from lilliput.core.perform import bake, perform
 from lilliput.core.record import Record, attach, edits, record
 from lilliput.data import Task
-from lilliput.errors import ConfigError, FormatError, at
+from lilliput.errors import ConfigError, FormatError, ModelError, at
+from lilliput.opening import open_model
 from lilliput.prune.lottery import Rewind
 from lilliput.store import rebuild
 from lilliput.train import BatchNorm, Event, Fit, Machine, Watch, fit, reestimate
@@ -38,8 +39,43 @@ class Bake(Config):
     """Replace every weight map by the weight it computes."""
 
 
-Step = Method | Fit | BatchNorm | Bake | Rewind
-STEPS = (Method, Fit, BatchNorm, Bake, Rewind)
+@config("student")
+class Student(Config):
+    """Go on with another network, which learns from the one the recipe started from in every `fit(distill=...)` after it.
+
+    architecture   as commands name models: a zoo name with options, `timm:NAME`, `torchvision:NAME`, `file.py:function`, or a
+                   `.lil`. Fresh weights are drawn by the seed of the run
+
+    Costs nothing by itself. Raises `ModelError` where the two have different classes or take different images.
+    Hinton, Vinyals, Dean 2015, arXiv:1503.02531.
+    """
+
+    architecture: str = ""
+
+    def check(self) -> None:
+        """Raise `ConfigError` without a name."""
+        if not self.architecture:
+            raise ConfigError("`architecture` (=) names the student, such as resnet20:width=0.5")
+
+    def __call__(self, teacher: nn.Module, example: Tensor, seed: int) -> nn.Module:
+        """The student, tried on `example` beside its teacher."""
+        self.check()
+        made = open_model(self.architecture, seed=seed)
+        with torch.no_grad():
+            wanted = teacher.eval()(example).shape
+            try:
+                found = made(example).shape
+            except Exception as error:  # the forward may be the user's code
+                told = f"{tuple(example.shape)} as its teacher does: {str(error).splitlines()[0]}"
+                raise ModelError(f"{self.architecture} cannot take {told}") from None
+        if found != wanted:
+            told = f"{tuple(found)} where its teacher gives {tuple(wanted)}"
+            raise ModelError(f"{self.architecture} gives {told}; say its `classes`")
+        return made
+
+
+Step = Method | Fit | BatchNorm | Bake | Rewind | Student
+STEPS = (Method, Fit, BatchNorm, Bake, Rewind, Student)
 
 
 @config("recipe")
@@ -63,7 +99,7 @@ class Recipe(Config):
         """Raise `ConfigError` for a step that is none, or has options that can never work."""
         for number, step in enumerate(self.steps, 1):
             if not isinstance(step, STEPS):
-                raise ConfigError(f"step {number} (={step!r}) is no method, fit, batchnorm, bake or rewind")
+                raise ConfigError(f"step {number} (={step!r}) is no method, fit, batchnorm, bake, rewind or student")
             with at(f"step {number}, {step.name}"):
                 step.check()
                 if isinstance(step, Rewind) and step.to >= number:
@@ -229,7 +265,7 @@ def _stored(start: nn.Module, step: Step, place: Path) -> tuple[nn.Module, Stage
         raise FormatError(f"{place}: not a stored stage: {error}. Without this folder the step is done again.") from None
     made = Record.from_json(meta["record"])
     first = edits(start)
-    if made.edits[: len(first)] == first:
+    if made.architecture == record(start).architecture and made.edits[: len(first)] == first:
         model = perform(start, made.edits[len(first) :], weights=False)
     else:
         model = rebuild(made, trust=True)  # written by this user, about a model this user opened
@@ -259,6 +295,8 @@ def _do(
         return reestimate(before, bench.task, step), []
     if isinstance(step, Bake):
         return bake(before), []
+    if isinstance(step, Student):
+        return step(start, bench.task.example(), bench.seed), []
     if isinstance(step, Rewind):
         return step(before, past[step.to], bench.seed), []
     return step(before, look(bench)), []

@@ -22,16 +22,15 @@ from small import network, task
 from lilliput.core.layers import Mapped
 from lilliput.errors import ConfigError, UnknownName
 from lilliput.measure import Latency
-from lilliput.recipe import Bench, run
+from lilliput.recipe import Bench, Student, run
 from lilliput.search import Budget, Effort, Proposal, Remembered, Search
-from lilliput.search.candidates import FAMILIES
 from lilliput.search.gentle import MARGIN, file_bytes
 from lilliput.search.halving import Rung
 from lilliput.train import Fit
 
 pytest.importorskip("optuna", reason="a search by hours needs Optuna")
 BUDGET = Budget.read(latency="0.6x", size="0.3x")
-HOURS = 0.005
+EFFORT = Effort(0.005, families=("channels", "inner channels"))
 
 
 class Weights:
@@ -52,14 +51,14 @@ class Weights:
         return [1.0 for _ in shapes]
 
 
-def search(folder: Path, budget: Budget = BUDGET, say: Any = lambda line: None) -> Search:
+def search(folder: Path, budget: Budget = BUDGET, effort: Effort = EFFORT) -> Search:
     """A search of a few seconds, trained for as long as a plan says that an epoch takes half a second."""
     known = Remembered(Weights(), folder / "times.json")  # type: ignore[arg-type]
     known.keep("epoch", lambda: 0.5)
     known.keep("planning", lambda: 0.0)
     bench = Bench(task(), folder / "store", clock=known)
-    made = Search(network(1.0).eval(), bench, known, budget, Effort(HOURS), folder / "search", say)
-    made.fit, made.families = replace(made.fit, batch_size=27), FAMILIES[::2][:2]
+    made = Search(network(1.0).eval(), bench, known, budget, effort, folder / "search", lambda line: None)
+    made.fit = replace(made.fit, batch_size=27)
     return made
 
 
@@ -174,3 +173,12 @@ def test_what_meets_the_budget_without_training_counts(tmp_path: Path) -> None:
     found = search(tmp_path, Budget.read(latency="1.5x")).go()
     rows: list[Any] = list(found.tried)
     assert found.reachable and {r.name for r in rows if r.epochs == 0 and r.value is not None} >= {"as it is", "as it is, int8"}
+
+
+def test_students_of_other_architectures_compete(tmp_path: Path) -> None:
+    small = "resnet8:channels=1,classes=3,width=0.25"
+    found = search(tmp_path, Budget.read(latency="0.5x"), Effort(0.005, families=(), students=(small,))).go()
+    rows: list[Any] = [r for r in found.tried if r.name.startswith("student")]  # type: ignore[attr-defined]
+    assert {r.name for r in rows} == {f"student {small}", f"student {small}, int8"} and found.reachable
+    best = next(r for r in rows if r.chosen)
+    assert best.steps[0] == Student(small) and best.epochs > 0

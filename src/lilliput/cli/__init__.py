@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from lilliput.cli import look, work  # noqa: F401 - commands register themselves
+from lilliput.cli import compressing, look, sensitive, work  # noqa: F401 - commands register themselves
 from lilliput.cli.options import app
 from lilliput.errors import LilliputError
 

@@ -13,6 +13,7 @@ from lilliput.prune import Channels, Layers, Weights
 from lilliput.prune.gradual import Gradual
 from lilliput.quant import Quantize
 from lilliput.quant.rate_penalty import RatePenalty
+from lilliput.recipe import Student
 from lilliput.train import BatchNorm, Fit
 
 FINISHES = ("float", "int8", "rate")
@@ -22,10 +23,11 @@ BITS_A_WEIGHT = 6.0  # that is not zero takes about so many in a file, its place
 
 @dataclass(frozen=True)
 class Family:
-    """One way to shape a network: its steps for an amount that stays, in (0, 1]."""
+    """One way to shape a network: its steps for an amount that stays, in (0, 1]; `fixed` where there is nothing to choose."""
 
     name: str
     steps: Callable[[float], tuple[Config, ...]]
+    fixed: bool = False
 
 
 # The order in which they compete where the hours do not reach for all.
@@ -39,6 +41,11 @@ FAMILIES = (
         Factorize(method=("svd", "spatial", "tucker2"), macs=a, whiten=True, images=256), BatchNorm())),
     Family("blocks", lambda a: (Layers(macs=a, criterion="kl", images=64), BatchNorm())),
 )  # fmt: skip
+
+
+def student(architecture: str) -> Family:
+    """Another network that learns from the given one; there is one amount of it."""
+    return Family(f"student {architecture}", lambda a: (Student(architecture),), fixed=True)
 
 
 @dataclass(frozen=True)

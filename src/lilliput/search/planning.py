@@ -19,7 +19,7 @@ from lilliput.errors import LilliputError
 from lilliput.measure import profile
 from lilliput.measure.accuracy import accuracy
 from lilliput.quant import Quantize
-from lilliput.recipe import Bench, Recipe, look, run
+from lilliput.recipe import Bench, Recipe, Student, look, run
 from lilliput.search.budget import Budget
 from lilliput.search.candidates import FAMILIES, Candidate, Family, distinct, zeros_for
 from lilliput.search.gentle import IMAGES, MARGIN, file_bytes
@@ -79,6 +79,9 @@ class Planner:
 
     def _family(self, family: Family) -> Iterator[Candidate]:
         """The candidates of one family: floats, or their form for the file where floats are too large for it; and integers."""
+        if family.fixed:
+            yield from self._fixed(family)
+            return
         size, shapes = self.budget.size is not None, self.budget.latency is not None or self.budget.memory is not None
         if shapes:
             yield from self._gentlest(family, "rate" if size else "float")
@@ -91,8 +94,20 @@ class Planner:
         elif self.int8:
             yield from self._variants(family, "int8", VARIANTS)
 
+    def _fixed(self, family: Family) -> Iterator[Candidate]:
+        """What cannot be made smaller: with each finish it meets the budget, or it does not."""
+        for finish in ("rate" if self.budget.size is not None else "float", *(("int8",) if self.int8 else ())):
+            try:
+                found = self._measured(Candidate(family.name, family.steps(1.0), finish))
+                if (over := self._excess(found)) <= 1:
+                    yield self._told(found)
+                else:
+                    self._drop(family, finish, f"takes {over:.2f} of what the budget allows")
+            except LilliputError as error:
+                self._drop(family, finish, str(error))
+
     def _variants(self, family: Family, finish: str, amounts: Iterable[float]) -> Iterator[Candidate]:
-        for amount in amounts if family in self.families[:3] else ():
+        for amount in amounts if family in FAMILIES[:3] else ():
             try:
                 yield self._try(Candidate(f"{family.name} {amount:g}", family.steps(amount), finish))
             except LilliputError as error:
@@ -154,7 +169,10 @@ class Planner:
         """The network in a candidate's shape, norms as they were."""
         small = self.model
         for step in candidate.shape:
-            small = step(small, self.look) if isinstance(step, Method) else small
+            if isinstance(step, Student):
+                small = step(self.model, self.look.example, self.look.seed)
+            elif isinstance(step, Method):
+                small = step(small, self.look)
         return small
 
     def _told(self, candidate: Candidate) -> Candidate:
@@ -163,8 +181,9 @@ class Planner:
         small = Quantize()(small, self.look) if candidate.finish == "int8" else small
         batches = islice(self.task.batches("val", 250, shuffle_seed=self.look.seed), IMAGES // 250)
         found = replace(candidate, accuracy=accuracy(small, batches, self.task.metric).value)
+        how = ", ".join(s.text() for s in found.shape if isinstance(s, Method | Student)) or "nothing removed"
         self.say(
-            f"{found.title}: {', '.join(s.text() for s in found.shape if isinstance(s, Method)) or 'nothing removed'}: "
+            f"{found.title}: {how}: "
             f"{found.ratio:.2f}x latency, {found.bytes / 1000:,.0f} kB, {100 * (found.accuracy or 0):.1f} % on validation"
         )
         return found

@@ -21,9 +21,10 @@ from lilliput.core.perform import bake
 from lilliput.core.record import record
 from lilliput.errors import ConfigError, LilliputError, UnknownName
 from lilliput.measure.accuracy import accuracy
+from lilliput.opening import open_model
 from lilliput.recipe import Bake, Bench, Recipe, prefix_id, run, start_text
 from lilliput.search.budget import Budget
-from lilliput.search.candidates import FAMILIES, Candidate, quantized
+from lilliput.search.candidates import FAMILIES, Candidate, quantized, student
 from lilliput.search.gentle import Proposal, file_bytes
 from lilliput.search.halving import Rung, due, rungs
 from lilliput.search.planning import Planner, epoch_seconds
@@ -46,7 +47,8 @@ class Effort:
     precision  of training: 32 or bf16-mixed
     workers    processes on this machine that train side by side, each with its share of the cores
     command    what starts another process that joins; `workers` needs it
-    families   the ways to shape a network that are tried (search/candidates); all where none is named
+    families   the ways to shape a network that are tried (search/candidates); None for all
+    students   other networks, as commands name models, that learn from the given one beside them
     """
 
     hours: float
@@ -54,16 +56,19 @@ class Effort:
     precision: str = "32"
     workers: int = 1
     command: tuple[str, ...] = ()
-    families: tuple[str, ...] = ()
+    families: tuple[str, ...] | None = None
+    students: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Raise `ConfigError` for what can never work."""
+        """Raise `ConfigError` for what can never work, and `UnknownName` for families and students that are none."""
         if not 0 < self.hours < math.inf:
             raise ConfigError(f"`hours` (={self.hours}) is a number above 0")
         known = [family.name for family in FAMILIES]
-        for name in self.families:
+        for name in self.families or ():
             if name not in known:
                 raise UnknownName("family of candidates", name, known)
+        for name in self.students:
+            open_model(name)  # which knows whether there is such a network
         if self.workers < 1 or (self.workers > 1 and not self.command):
             raise ConfigError(f"`workers` (={self.workers}) is at least 1, and more need a `command` that starts them")
 
@@ -102,12 +107,14 @@ class Search:
     ) -> None:  # fmt: skip
         effort.check()
         self.model, self.bench, self.clock, self.budget, self.effort, self.say = model, bench, clock, budget, effort, say
-        key = [start_text(model, bench.task), repr(budget), f"{effort.hours} {effort.precision} {bench.seed} {effort.families}"]
+        spent = f"{effort.hours} {effort.precision} {bench.seed} {effort.families} {effort.students}"
+        key = [start_text(model, bench.task), repr(budget), spent]
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.trials = Trials(effort.storage or f"sqlite:///{folder.resolve() / 'trials.db'}", f"lilliput {prefix_id(key)}")
         self.fit = Fit(precision=effort.precision)
-        self.families = tuple(f for f in FAMILIES if not effort.families or f.name in effort.families)
+        shapes = [f for f in FAMILIES if effort.families is None or f.name in effort.families]
+        self.families = (*shapes, *(student(name) for name in effort.students))
 
     def go(self) -> Proposal:
         """Plan, train with as many processes as are asked for, choose."""
