@@ -186,7 +186,10 @@ def coverage() -> str:
 def sparse() -> str:
     """Accuracy of sparse networks after training, and of halves pruned without any."""
     result = load("sparse")
-    lines = ["| ResNet-20, CIFAR-10 | zeros | test accuracy, % | points below dense, plain | seeds |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| ResNet-20, CIFAR-10 | zeros | test accuracy, % | points below dense, plain | seeds |",
+        "|---|---:|---:|---:|---:|",
+    ]
     dense = next(r["accuracy"] for r in result["train"] if r["name"] == "dense, plain")
     for r in result["train"]:
         spread = f" ± {r['stdev']:.2f}" if r["seeds"] > 1 else ""
@@ -278,6 +281,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"measured": text},
     "docs/zoo.md": {"mobile": mobile, "profiler": profiler},
     "docs/pruning.md": {"channel_speed": channel_speed, "planning": planning, "channels": channels, "coverage": coverage},
+    "docs/sparsity.md": {"sparse": sparse},
     "docs/benchmarks.md": {"benchmarks": lambda: benchmarks(PAGES)},
     "docs/recipes.md": {"recipes": recipes},
     "docs/kernels.md": {"kernels": kernels, "binary_peers": binary_peers, "sparse_latency": sparse_latency},

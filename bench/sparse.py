@@ -39,23 +39,28 @@ from lilliput.recipe import Bench, look, run
 ROOT = Path(__file__).parent.parent
 KEPT, RESULT, FIGURE = ROOT / "out/sparse", ROOT / "bench/results/sparse.json", ROOT / "docs/lottery.svg"
 DENSE = ("dense, plain", "dense, distilled")
-METHODS = ("gradual lamp, distilled", "gradual erk, distilled", "gradual global, distilled", "granet, distilled",
-           "one-shot uniform, plain", "one-shot uniform, distilled")  # fmt: skip
+METHODS = (
+    "obs global, distilled", "gradual lamp, distilled", "gradual erk, distilled", "gradual global, distilled",
+    "granet, distilled", "one-shot uniform, plain", "one-shot uniform, distilled",
+)  # fmt: skip
 ROUND = 0.8  # of the weights are left by each round of the lottery
 
 
-def steps(name: str, rate: float, epochs: int) -> list[Config]:
+def steps(name: str, rate: float, args: argparse.Namespace) -> list[Config]:
     """The recipe of a row."""
     what, _, how = name.partition(", ")
-    fit = lp.Fit(epochs=epochs, lr=0.05, distill=Hinton() if how == "distilled" else None)
+    taught = Hinton() if how == "distilled" else None
+    fit = lp.Fit(epochs=args.epochs, lr=args.lr, distill=taught, precision=args.precision)
     kind, _, allocate = what.partition(" ")
     if kind == "dense":
         return [fit]
+    if kind == "obs":
+        return one_shot(Weights("obs", rate=rate, allocate=allocate, images=1024), fit)
     if kind == "one-shot":
         return one_shot(Weights(rate=rate, allocate=allocate), fit)
     if kind == "granet":
-        return regrown(Weights(rate=rate, allocate="global"), fit, start=rate / 2, every=50)
-    return gradual(Weights(rate=rate, allocate=allocate), fit, every=50)
+        return regrown(Weights(rate=rate, allocate="global"), fit, start=rate / 2, every=args.every)
+    return gradual(Weights(rate=rate, allocate=allocate), fit, every=args.every)
 
 
 def task(name: str, images: int) -> lp.Task:
@@ -91,14 +96,14 @@ def train(args: argparse.Namespace) -> None:
     on, start = task("cifar10", args.images), trained()
 
     def one(name: str, rate: float, seed: int) -> dict[str, Any]:
-        recipe = lp.Recipe(steps(name, rate, args.epochs))
+        recipe = lp.Recipe(steps(name, rate, args))
         return {**judged(run(start, recipe, Bench(on, KEPT / "store", seed)).model, on), "recipe": recipe.text()}
 
     for seed in args.seeds:
         rows = [(name, 0.0) for name in DENSE] + [(name, rate) for name in METHODS for rate in args.rates]
         for name, rate in rows:
             if not args.only or name in args.only:
-                key = {"name": name, "rate": rate, "seed": seed, "epochs": args.epochs, "images": len(on.train)}
+                key = {"name": name, "rate": rate, "seed": seed, "epochs": args.epochs, "images": len(on.train), "lr": args.lr}
                 once(KEPT / "train", key, lambda name=name, rate=rate, seed=seed: one(name, rate, seed))
 
 
@@ -124,7 +129,8 @@ def timed(weights: Weights, start: Any, seen: Any, on: lp.Task) -> dict[str, Any
 def tickets(args: argparse.Namespace) -> None:
     """The winning tickets of every round, and both controls at the same shares of weights."""
     on = task(args.data, args.images)
-    fit, early = lp.Fit(epochs=args.epochs, lr=0.05), lp.Fit(epochs=1, lr=0.01, schedule="constant")
+    fit = lp.Fit(epochs=args.epochs, lr=args.lr, precision=args.precision)
+    early = lp.Fit(epochs=1, lr=0.01, schedule="constant", precision=args.precision)
     for seed in args.seeds:
         torch.manual_seed(seed)
         start = lp.zoo.create(args.model, channels=on.input_shape[0], classes=on.classes)
@@ -164,7 +170,7 @@ def rows(part: str, by: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 def table(args: argparse.Namespace) -> None:
     """Gather what is there."""
     content = {
-        "train": list(rows("train", ("epochs", "images", "rate", "name"))),
+        "train": list(rows("train", ("epochs", "images", "lr", "rate", "name"))),
         "oneshot": list(rows("oneshot", ("rate", "name", "images"))),
         "lottery": list(rows("lottery", ("data", "model", "epochs", "images", "ticket", "round"))),
         "hardware": hardware(), "versions": versions(),
@@ -215,6 +221,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("train", "oneshot", "lottery", "table"), nargs="?", default="table")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--every", type=int, default=50, help="steps between two choices of masks")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rates", type=float, nargs="+", default=[0.8, 0.9, 0.95])
     parser.add_argument("--images", type=int, default=0, help="training images; 0: all (oneshot: 512 for the criterion)")
