@@ -170,4 +170,4 @@ def test_a_student_learns_from_what_the_recipe_started_from(tmp_path: Path) -> N
         with pytest.raises(ModelError, match=re.escape(says)):
             run(network().eval(), Recipe([Student(name)]), bench)
     with pytest.raises(ConfigError, match="names the student"):
-        Recipe([Student()]).check()
+        Recipe([Student("")]).check()

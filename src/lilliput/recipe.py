@@ -50,7 +50,7 @@ class Student(Config):
     Hinton, Vinyals, Dean 2015, arXiv:1503.02531.
     """
 
-    architecture: str = ""
+    architecture: str = "resnet20"
 
     def check(self) -> None:
         """Raise `ConfigError` without a name."""
