@@ -22,7 +22,7 @@ from lilliput.core.record import record
 from lilliput.errors import ConfigError, LilliputError, UnknownName
 from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
-from lilliput.recipe import Bake, Bench, Recipe, prefix_id, run, start_text
+from lilliput.recipe import Bake, Bench, Recipe, Student, prefix_id, run, start_text
 from lilliput.search.budget import Budget
 from lilliput.search.candidates import FAMILIES, Candidate, quantized, student
 from lilliput.search.gentle import Proposal, file_bytes
@@ -111,6 +111,7 @@ class Search:
         key = [start_text(model, bench.task), repr(budget), spent]
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._plan: dict[str, Any] | None = None
         self.trials = Trials(effort.storage or f"sqlite:///{folder.resolve() / 'trials.db'}", f"lilliput {prefix_id(key)}")
         self.fit = Fit(precision=effort.precision)
         shapes = [f for f in FAMILIES if effort.families is None or f.name in effort.families]
@@ -133,20 +134,25 @@ class Search:
 
     def plan(self) -> dict[str, Any]:
         """What is to be tried: made once, and the same for every process and every time this search goes on."""
-        if (known := self.trials.plan) is not None:
-            return known
+        if self._plan is None:
+            self._plan = self.trials.plan or self._made()
+        return self._plan
+
+    def _made(self) -> dict[str, Any]:
+        """Measure, decide, and write it where every process finds it."""
         begun = time.perf_counter()
         planned = Planner(self.model, self.bench, self.budget, self.clock, self.say, self.families).plan()
         epoch = self.clock.keep("epoch", lambda: epoch_seconds(
             copy.deepcopy(self.model), self.bench.task, self.effort.precision))  # fmt: skip
         left = 3600 * self.effort.hours - self.clock.keep("planning", lambda: round(time.perf_counter() - begun, 1))
         ladder = rungs(len(planned.candidates), left, epoch)
-        self.trials.plan = {
+        plan = {
             "candidates": [c.to_json() for c in planned.candidates], "whole": [c.to_json() for c in planned.whole],
             "dropped": planned.dropped, "rungs": [asdict(r) for r in ladder], "epoch_seconds": epoch,
         }  # fmt: skip
+        self.trials.plan = plan
         self.say(_told(ladder, epoch, len(planned.candidates)))
-        return dict(self.trials.plan or {})
+        return plan
 
     def work(self) -> None:
         """Train whatever is due and nobody else trains, until nothing is left."""
@@ -197,7 +203,7 @@ class Search:
             assert self.budget.size is not None
             limit = self.budget.size.of(self.start["bytes"]) - TEXT
             found = pack(
-                bake(trained), self.bench.task, size=limit, seed=self.bench.seed, architecture=record(self.model).architecture
+                bake(trained), self.bench.task, size=limit, seed=self.bench.seed, architecture=record(trained).architecture
             )
             steps = (*steps, Bake(), found.method)
         else:
@@ -241,7 +247,8 @@ class Search:
         """A candidate as it was measured: without training it meets the budget, or it does not."""
         over = self.over(c.bytes, c.ms, c.ratio, c.memory)
         missed = [f"{name}: {share:.2f} of what is allowed" for name, share in over.items() if share > 1]
-        able = not missed and c.accuracy is not None and c.finish != "rate"
+        fresh = any(isinstance(step, Student) for step in c.shape)  # a student that learned nothing is no network to recommend
+        able = not missed and c.accuracy is not None and c.finish != "rate" and not fresh
         value = self.value(c.accuracy, c.ratio) if able and c.accuracy is not None else None
         return Row(c.title, (*c.shape, *quantized(c.finish)), 0, c.ms, c.ratio, c.bytes, c.accuracy,
                    c.accuracy if c.finish != "rate" else None, value, "; ".join([*missed, *([why] if why else [])]),
