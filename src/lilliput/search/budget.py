@@ -52,6 +52,15 @@ class Budget:
             None if memory is None else _limit("--memory", memory, UNITS, "256kB or 0.5x"),
         )
 
+    def taken(self, start: Mapping[str, Any], size: int, ms: float, ratio: float, memory: int) -> dict[str, float]:
+        """How much of each limit a network takes, as a share of it; `start` has `bytes` and `memory` of the one given, and
+        `ratio` is the share of its milliseconds."""
+        asked = {
+            "size": (self.size, size, start["bytes"]), "latency": (self.latency, ms, ms / ratio),
+            "memory": (self.memory, memory, start["memory"]),
+        }  # fmt: skip
+        return {name: has / limit.of(of) for name, (limit, has, of) in asked.items() if limit is not None}
+
     def failures(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         """One line for every budget that `after` misses, with both values; both are rows of `metrics.json`."""
         missed = []

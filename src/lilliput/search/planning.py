@@ -190,15 +190,13 @@ class Planner:
 
     def _excess(self, candidate: Candidate) -> float:
         """The worst of what it takes, as a share of what is allowed; bytes only where they do not wait for training."""
-        budget, start = self.budget, self.start
-        shares = [0.0]
-        if budget.latency is not None:
-            shares.append(candidate.ms / (MARGIN * budget.latency.of(candidate.ms / candidate.ratio)))
-        if budget.memory is not None:
-            shares.append(candidate.memory / budget.memory.of(start.memory))
-        if budget.size is not None and candidate.finish != "rate":
-            shares.append(candidate.bytes / budget.size.of(start.bytes))
-        return max(shares)
+        c = candidate
+        taken = self.budget.taken(vars(self.start), c.bytes, c.ms, c.ratio, c.memory)
+        if "latency" in taken:
+            taken["latency"] /= MARGIN
+        if c.finish == "rate":
+            taken.pop("size", None)
+        return max(taken.values(), default=0.0)
 
     def _left(self, candidate: Candidate) -> int:
         return profile(self.shaped(candidate), self.look.example).macs

@@ -235,17 +235,9 @@ class Search:
         told = tuple(replace(r, chosen=r is best) for r in rows)
         return Proposal(Recipe(best.steps), told, bool(able), front(told))
 
-    def over(self, size: int, ms: float, ratio: float, memory: int) -> dict[str, float]:
-        """What is asked for: how much of each limit is taken, as a share of it."""
-        asked = {
-            "size": (self.budget.size, size, self.start["bytes"]), "latency": (self.budget.latency, ms, ms / ratio),
-            "memory": (self.budget.memory, memory, self.start["memory"]),
-        }  # fmt: skip
-        return {name: has / limit.of(of) for name, (limit, has, of) in asked.items() if limit is not None}
-
     def _untrained(self, c: Candidate, why: str = "") -> Row:
         """A candidate as it was measured: without training it meets the budget, or it does not."""
-        over = self.over(c.bytes, c.ms, c.ratio, c.memory)
+        over = self.budget.taken(self.start, c.bytes, c.ms, c.ratio, c.memory)
         missed = [f"{name}: {share:.2f} of what is allowed" for name, share in over.items() if share > 1]
         fresh = any(isinstance(step, Student) for step in c.shape)  # a student that learned nothing is no network to recommend
         able = not missed and c.accuracy is not None and c.finish != "rate" and not fresh
@@ -262,7 +254,7 @@ class Search:
                 yield self._untrained(c, last.found["why"] if last else "not trained: the hours did not reach for it")
                 continue
             found: Mapping[str, Any] = last.found
-            over = self.over(found["bytes"], c.ms, c.ratio, c.memory)
+            over = self.budget.taken(self.start, found["bytes"], c.ms, c.ratio, c.memory)
             steps = tuple(from_json(s) for s in found["steps"])
             yield Row(c.title, steps, found["epochs"], c.ms, c.ratio, found["bytes"], c.accuracy, found["accuracy"], last.value,
                       found.get("why", ""), over=max(over.values(), default=0.0))  # fmt: skip
