@@ -23,12 +23,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from sparse import task
 from stored import named, once
 from torch import nn
 
 import lilliput as lp
-from lilliput.data import open_task
-from lilliput.data.splits import carve
 from lilliput.distill import Hinton
 from lilliput.export import export
 from lilliput.factor import Factorize, forms
@@ -64,16 +63,6 @@ def recipe(key: dict[str, Any]) -> Recipe:
     return Recipe((method(key["method"], key["share"], key["how"] == "plain"), lp.BatchNorm(), fit))
 
 
-def task(images: int) -> lp.Task:
-    """CIFAR-10, with a stratified part of its training images."""
-    whole = open_task("cifar10")
-    if not images:
-        return whole
-    _, part = carve(whole.train.labels, images / len(whole.train), 0)
-    splits = (whole.train.subset(part), whole.test, whole.val)
-    return lp.Task(*splits, classes=whole.class_names, name=f"cifar10-{images}", augment=whole.augment)
-
-
 def start(net: str) -> nn.Module:
     """The trained network."""
     model = lp.zoo.create(net)
@@ -94,7 +83,7 @@ def runs(arguments: argparse.Namespace, images: int) -> Iterator[dict[str, Any]]
 
 def train(arguments: argparse.Namespace) -> None:
     """What is missing and what no other process is at."""
-    model, on = start(arguments.net), task(arguments.images)
+    model, on = start(arguments.net), task("cifar10", arguments.images)
     whole: list[float] = []  # the accuracy to compare with, read when the first run needs it
     left = arguments.runs or -1
     for key in runs(arguments, len(on.train)):
