@@ -1,18 +1,21 @@
 """Integer networks beside ONNX Runtime's own static quantization: accuracy, bytes, milliseconds, agreement.
 
-    python bench/integer.py --data CIFAR10 --weights FOLDER [--nets resnet20 resnet56] [--images 256] [--split val]
+    python bench/integer.py train               the MobileNetV2, once, on Fashion-MNIST
+    python bench/integer.py [--nets NAME...] [--images 256] [--split val]        writes bench/results/integer.json; run it alone
 
-`--weights` holds `NAME-cifar10.safetensors`. Both sides get the same float network and calibration images, and all files
-are timed in turns in one run, on one thread. Ours: `quant.Quantize` with its defaults, by each rule for ranges, without data,
-per tensor after `quant.Equalize`, W4A8 by each rounding, mixed widths. Theirs: QDQ, uint8 activations and int8 weights,
-per channel and per tensor, by MinMax, Entropy and Percentile, with `reduce_range` where this CPU has no VNNI. Accuracies are
-those of the files. Writes bench/results/integer.json. Run it alone.
+`resnet20` and `resnet56` are $LILLIPUT_WEIGHTS/NAME-cifar10.safetensors, on CIFAR-10; `mobilenet_v2_32` is the one of `train`;
+`mobilenet_v1` and `mobilenet_v2` have random weights and images of 224 pixels: their bytes and milliseconds are measured alone.
+Both sides get the same float network and calibration images, and all files are timed in turns in one run, on one thread. Ours:
+`quant.Quantize` with its defaults, by each rule for ranges, without data, per tensor after `quant.Equalize`, W4A8 by each
+rounding, mixed widths. Theirs: QDQ, uint8 activations and int8 weights, per channel and per tensor, by MinMax, Entropy and
+Percentile, with `reduce_range` where this CPU has no VNNI. Accuracies are those of the files.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from sparse import task
 from torch import Tensor, nn
 
 import lilliput as lp
@@ -30,10 +33,31 @@ from lilliput.export import export
 from lilliput.export.onnx import predictor
 from lilliput.measure import hardware, time_files, versions
 from lilliput.measure.accuracy import accuracy
+from lilliput.opening import open_model
 from lilliput.quant import Equalize, Mixed, Quantize, integers
+from lilliput.recipe import Bench, Recipe, run
 
 ROOT = Path(__file__).parent.parent
+KEPT, RESULT = ROOT / "out/integer", ROOT / "bench/results/integer.json"
+WEIGHTS = Path(os.environ.get("LILLIPUT_WEIGHTS", "."))
+MOBILE = "mobilenet_v2_32:channels=1,width=0.5"
+LARGE = ("mobilenet_v1", "mobilenet_v2")
 SEED = 0
+
+
+def mobile(arguments: argparse.Namespace) -> tuple[nn.Module, Task]:
+    """A MobileNetV2 trained on Fashion-MNIST, here."""
+    on = task("fashion-mnist", arguments.train_images)
+    torch.manual_seed(SEED)
+    recipe = Recipe([lp.Fit(epochs=arguments.epochs, lr=0.1, precision="bf16-mixed")])
+    return run(open_model(MOBILE, seed=SEED), recipe, Bench(on, KEPT / "store", SEED)).model.eval(), on
+
+
+def subject(net: str, arguments: argparse.Namespace) -> tuple[nn.Module, Task]:
+    """A network and its images."""
+    if net == "mobilenet_v2_32":
+        return mobile(arguments)
+    return open_model(net, weights=str(WEIGHTS / f"{net}-cifar10.safetensors")).eval(), open_task("cifar10", seed=SEED)
 
 
 def ours(images: int) -> dict[str, tuple[Method, ...]]:
@@ -99,11 +123,9 @@ def agreement(model: nn.Module, path: Path, task: Task, split: str) -> dict[str,
     return {"simulation": same / count, "integers": equal / count}
 
 
-def measure(net: str, weights: Path, task: Task, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(net: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """All rows of one network."""
-    model = lp.zoo.create(net)
-    model.load_state_dict(load_file(weights / f"{net}-cifar10.safetensors"))
-    model.eval()
+    model, task = subject(net, arguments)
     calibration = task.calibration(max(arguments.images, 1024))
     look = Look(task.example(2), calibration, task.loss, SEED)
     batches = [x for x, _ in task.calibration(arguments.images)]
@@ -130,27 +152,69 @@ def measure(net: str, weights: Path, task: Task, arguments: argparse.Namespace) 
     return rows
 
 
+def large(net: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Bytes and milliseconds at 224 pixels."""
+    torch.manual_seed(SEED)
+    model = settled(lp.zoo.create(net))
+    example, batches = torch.randn(1, 3, 224, 224), [torch.randn(8, 3, 224, 224)]
+    look = Look(example, tuple((x, torch.zeros(len(x), dtype=torch.long)) for x in batches), nn.functional.cross_entropy, SEED)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"float": export(model, example, Path(folder) / "float.onnx").path}
+        done = export(Quantize(images=8)(model, look), example, Path(folder) / "ours.onnx")
+        files |= {"int8": done.path, "onnxruntime MinMax channel": Path(folder) / "theirs.onnx"}
+        quantize_static(files["float"], files["onnxruntime MinMax channel"], batches, theirs()["onnxruntime MinMax channel"])
+        times = time_files(files, example, threads=1)
+        rows = {name: {"bytes": path.stat().st_size, "latency_ms": times[name].to_json()} for name, path in files.items()}
+    rows["int8"] |= {"integer_nodes": done.integer_nodes, "float_nodes": done.float_nodes}
+    return rows
+
+
+def settled(model: nn.Module) -> nn.Module:
+    """With statistics of norms as training leaves them, so that ranges are those of a network that works."""
+    model.train()
+    with torch.no_grad():
+        for _ in range(5):
+            model(torch.randn(8, 3, 224, 224))
+    return model.eval()
+
+
+def said(net: str, rows: dict[str, Any]) -> None:
+    """A network's rows on the screen."""
+    whole = rows["float"]
+    print(f"{net}: {whole['latency_ms']['median']:.3f} ms, {whole['bytes']:,} bytes", end="")
+    print(f", {100 * whole['accuracy']:.2f} %" if "accuracy" in whole else "")
+    for name, row in rows.items():
+        ratio, share = whole["latency_ms"]["median"] / row["latency_ms"]["median"], row["bytes"] / whole["bytes"]
+        drop = f"{100 * (whole['accuracy'] - row['accuracy']):6.2f} points lost" if "accuracy" in row else ""
+        print(f"  {name:32} {drop}  {ratio:5.2f}x as fast  {share:6.1%} of the bytes  {row.get('seconds', 0):6.1f} s")
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--nets", nargs="+", default=["resnet20", "resnet56"])
+    parser.add_argument("what", choices=("train", "measure"), nargs="?", default="measure")
+    parser.add_argument("--nets", nargs="+", default=["resnet20", "resnet56", "mobilenet_v2_32", *LARGE])
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--split", default="test", choices=["val", "test"])
+    parser.add_argument("--epochs", type=int, default=4, help="of the MobileNetV2's training")
+    parser.add_argument("--train-images", type=int, default=30_000, help="of the MobileNetV2's training")
     arguments = parser.parse_args()
-    task = open_task(arguments.data, seed=SEED)
-    found = {net: measure(net, arguments.weights, task, arguments) for net in arguments.nets}
-    for net, rows in found.items():
-        whole = rows["float"]
-        print(f"{net}: {100 * whole['accuracy']:.2f} %, {whole['latency_ms']['median']:.3f} ms, {whole['bytes']:,} bytes")
-        for name, row in rows.items():
-            ratio, share = row["latency_ms"]["median"] / whole["latency_ms"]["median"], row["bytes"] / whole["bytes"]
-            drop = 100 * (whole["accuracy"] - row["accuracy"])
-            print(f"  {name:32} {drop:6.2f} points  {ratio:5.2f}x time  {share:5.2f}x bytes  {row.get('seconds', 0):6.1f} s")
-    out = ROOT / "bench" / "results" / "integer.json"
-    facts = {"hardware": hardware(), "versions": versions(), "split": arguments.split, "images": arguments.images, "seed": SEED}
-    out.write_text(json.dumps({**facts, "nets": found}, indent=1) + "\n")
+    if arguments.what == "train":
+        mobile(arguments)
+        return
+    found = json.loads(RESULT.read_text())["nets"] if RESULT.exists() else {}
+    for net in arguments.nets:
+        found[net] = (large if net in LARGE else measure)(net, arguments)
+        said(net, found[net])
+        facts = {
+            "hardware": hardware(),
+            "versions": versions(),
+            "split": arguments.split,
+            "images": arguments.images,
+            "seed": SEED,
+        }
+        facts["mobilenet_v2_32"] = f"{MOBILE}, {arguments.epochs} epochs of {arguments.train_images} images of Fashion-MNIST"
+        RESULT.write_text(json.dumps({**facts, "nets": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

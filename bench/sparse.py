@@ -127,7 +127,7 @@ def timed(weights: Weights, start: Any, seen: Any, on: lp.Task) -> dict[str, Any
 
 
 def tickets(args: argparse.Namespace) -> None:
-    """The winning tickets of every round, and both controls at the same shares of weights."""
+    """The winning tickets of every round, and both controls at the same shares of weights in every one, or in some."""
     on = task(args.data, args.images)
     fit = lp.Fit(epochs=args.epochs, lr=args.lr, precision=args.precision)
     early = lp.Fit(epochs=1, lr=0.01, schedule="constant", precision=args.precision)
@@ -137,7 +137,7 @@ def tickets(args: argparse.Namespace) -> None:
         bench = Bench(on, KEPT / "store", seed)
         key = {"data": args.data, "model": args.model, "seed": seed, "epochs": args.epochs, "images": len(on.train)}
         for k in range(args.rounds + 1):
-            for ticket in TICKETS if k else ("winning",):
+            for ticket in TICKETS if k and k % args.controls == 0 else ("winning",):
                 recipe = lp.Recipe(written(k, ticket, fit, early))
                 whole = {"ticket": ticket, "round": k, **key}
                 once(KEPT / "lottery", whole, lambda r=recipe, n=start, b=bench: judged(run(n, r, b).model, on))
@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--model", default="resnet8")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--controls", type=int, default=1, help="random and reinitialised tickets each so many rounds")
     args = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
     {"train": train, "oneshot": oneshot, "lottery": tickets, "table": table}[args.part](args)
