@@ -16,23 +16,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
+from sparse import task, trained
 from stored import once
 
 import lilliput as lp
 from lilliput.config import Config
-from lilliput.data import open_task
-from lilliput.data.splits import carve
 from lilliput.distill import Hinton
 from lilliput.measure import hardware, versions
 from lilliput.measure.accuracy import accuracy
 from lilliput.measure.precision import input_bits, weight_bits
-from lilliput.opening import open_model
 from lilliput.quant import Centroids, Clip, ErrorDecay, Incremental, LowBit, two_step
 from lilliput.recipe import Bench, run
 from lilliput.store import account
@@ -89,35 +86,21 @@ def companions(low: LowBit | None) -> tuple[Any, ...]:
     return (found[low.scheme],) if low.scheme in found else ()
 
 
-def weights_recipe(low: LowBit | None, epochs: int) -> list[Config]:
+def weights_recipe(low: LowBit | None, args: argparse.Namespace) -> list[Config]:
     """Quantize, estimate norms anew, train. Centroids get summed gradients, hence their rate."""
     shared = low is not None and low.scheme in ("kmeans", "pq")
-    fit = lp.Fit(epochs=epochs, lr=1e-4 if shared else 0.02, distill=Hinton(), callbacks=companions(low))
+    lr = 1e-4 if shared else 0.02
+    fit = lp.Fit(epochs=args.epochs, lr=lr, distill=Hinton(), callbacks=companions(low), precision=args.precision)
     return [fit] if low is None else [low, lp.BatchNorm(), fit]
 
 
-def binary_recipe(low: LowBit, epochs: int) -> list[Config]:
+def binary_recipe(low: LowBit, args: argparse.Namespace) -> list[Config]:
     """Inputs first, then weights; the distributional loss alone for ReActNet, as in its paper."""
     loss = Hinton(temperature=1.0, alpha=1.0) if low.scheme == "reactnet" else Hinton()
-    fit = lp.Fit(epochs=epochs, lr=0.05, weight_decay=0.0, distill=loss, callbacks=companions(low))
+    shared = {"distill": loss, "callbacks": companions(low), "precision": args.precision}
+    fit = lp.Fit(epochs=args.epochs, lr=0.05, weight_decay=0.0, **shared)
     inputs, first, weights, second = two_step(low, fit)
     return [inputs, lp.BatchNorm(), first, weights, lp.BatchNorm(), second]
-
-
-def task(images: int) -> lp.Task:
-    """CIFAR-10, with a stratified part of its training images."""
-    whole = open_task("cifar10")
-    if not images:
-        return whole
-    _, part = carve(whole.train.labels, images / len(whole.train), 0)
-    splits = (whole.train.subset(part), whole.test, whole.val)
-    return lp.Task(*splits, classes=whole.class_names, name=f"cifar10-{images}", augment=whole.augment)
-
-
-def trained() -> Any:
-    """The float ResNet-20 of the shared weights."""
-    weights = Path(os.environ.get("LILLIPUT_WEIGHTS", ".")) / "resnet20-cifar10.safetensors"
-    return open_model("resnet20", weights=str(weights)).eval()
 
 
 def judged(model: Any, on: lp.Task) -> dict[str, Any]:
@@ -136,11 +119,11 @@ def judged(model: Any, on: lp.Task) -> dict[str, Any]:
 
 def weights(args: argparse.Namespace) -> None:
     """Quantized weights, and inputs of several bits, from the shared float network."""
-    on, start = task(args.images), trained()
+    on, start = task("cifar10", args.images), trained()
     for seed in args.seeds:
         for name, low in WEIGHTS.items():
             if not args.only or name in args.only:
-                recipe = lp.Recipe(weights_recipe(low, args.epochs))
+                recipe = lp.Recipe(weights_recipe(low, args))
                 key = {"name": name, "seed": seed, "epochs": args.epochs, "images": len(on.train)}
                 once(KEPT / "weights", key, lambda r=recipe, s=seed: whole(start, r, s, on))
 
@@ -154,7 +137,7 @@ def floating(name: str, args: argparse.Namespace, seed: int, on: lp.Task) -> Any
     """A binary layout trained with real weights; a prefix that all its binary forms share."""
     torch.manual_seed(seed)
     start = lp.zoo.create(name)
-    recipe = lp.Recipe([lp.Fit(epochs=args.float_epochs, lr=0.1)])
+    recipe = lp.Recipe([lp.Fit(epochs=args.float_epochs, lr=0.1, precision=args.precision)])
     model = run(start, recipe, Bench(on, KEPT / "store", seed)).model
     key = {"name": f"{name} float", "seed": seed, "epochs": args.float_epochs, "images": len(on.train)}
     once(KEPT / "binary", key, lambda: {**judged(model, on), "recipe": recipe.text()})
@@ -163,18 +146,18 @@ def floating(name: str, args: argparse.Namespace, seed: int, on: lp.Task) -> Any
 
 def binary(args: argparse.Namespace) -> None:
     """Weights and inputs of one bit, or a few."""
-    on = task(args.images)
+    on = task("cifar10", args.images)
     for seed in args.seeds:
         for name, (layout, low) in BINARY.items():
             if not args.only or name in args.only:
-                start, recipe = floating(layout, args, seed, on), lp.Recipe(binary_recipe(low, args.epochs))
+                start, recipe = floating(layout, args, seed, on), lp.Recipe(binary_recipe(low, args))
                 key = {"name": name, "seed": seed, "epochs": 2 * args.epochs, "images": len(on.train)}
                 once(KEPT / "binary", key, lambda r=recipe, n=start, s=seed: whole(n, r, s, on))
 
 
 def stages(args: argparse.Namespace) -> None:
     """Deep Compression: bytes and accuracy after each stage, as the paper's table has it, and what entropy coding adds."""
-    on, start, recipe = task(args.images), trained(), lp.Recipe.read(STAGES)
+    on, start, recipe = task("cifar10", args.images), trained(), lp.Recipe.read(STAGES)
     parts = {"float": 0, "pruned": 2, "pruned and clustered": 4, "centroids trained": len(recipe.steps)}
     for seed in args.seeds:
         for name, count in parts.items():
@@ -226,6 +209,7 @@ def main() -> None:
     parser.add_argument("--float-epochs", type=int, default=30, help="of the layouts of binary networks with real weights")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=0, help="training images; 0: all")
+    parser.add_argument("--precision", default="bf16-mixed", help="of training: bf16-mixed or 32")
     parser.add_argument("--only", nargs="+", default=[], help=f"rows of: {'; '.join((*WEIGHTS, *BINARY))}")
     args = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
