@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from described import benchmarks, recipes
+from tables import load, machine
 
 ROOT = Path(__file__).parent.parent
 
@@ -264,17 +265,6 @@ def sparse_latency() -> str:
         lines.append(f"| {' | '.join(cells)} |")
     said = "Magnitude pruning with one rate for all layers, no training; ONNX Runtime, one thread, batch 1, in turns. "
     return "\n".join([*lines, "", said + machine(result)])
-
-
-def load(name: str) -> dict[str, Any]:
-    """One result."""
-    return dict(json.loads((ROOT / f"bench/results/{name}.json").read_text()))
-
-
-def machine(result: dict[str, Any]) -> str:
-    """Hardware and versions, in a line."""
-    found, parts = result["hardware"], result["versions"]
-    return f"{found['cpu']}, {found['cores']} cores, torch {parts['torch']}, ONNX Runtime {parts['onnxruntime']}."
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {

@@ -1,0 +1,174 @@
+"""Tables of the pages, from bench/results: integers, factorization, sparse networks, files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+def load(name: str) -> dict[str, Any]:
+    """One result."""
+    return dict(json.loads((ROOT / f"bench/results/{name}.json").read_text()))
+
+
+def machine(result: dict[str, Any]) -> str:
+    """Hardware and versions, in a line."""
+    found, parts = result["hardware"], result["versions"]
+    return f"{found['cpu']}, {found['cores']} cores, torch {parts['torch']}, ONNX Runtime {parts['onnxruntime']}."
+
+
+def grid(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """A table in Markdown: the first column is text, the others are numbers."""
+    return [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def page(*parts: list[str]) -> str:
+    """Paragraphs and tables below each other."""
+    return "\n".join("\n".join([*part, ""]) for part in parts).rstrip("\n")
+
+
+def ratio(row: dict[str, Any], whole: dict[str, Any]) -> float:
+    """How many times as fast as the whole network."""
+    return float(whole["latency_ms"]["median"] / row["latency_ms"]["median"])
+
+
+def points(rows: dict[str, Any], name: str) -> str:
+    """What a row loses against floats."""
+    return f"{100 * (rows['float']['accuracy'] - rows[name]['accuracy']):.2f}" if name in rows else ""
+
+
+def integer() -> str:
+    """Points lost by post-training quantization, ours and ONNX Runtime's; milliseconds and bytes."""
+    result = load("integer")
+    judged = {net: rows for net, rows in result["nets"].items() if "accuracy" in rows["float"]}
+    names = list(dict.fromkeys(name for rows in judged.values() for name in rows if name != "float"))
+    lost = [(name, *(points(rows, name) for rows in judged.values())) for name in names]
+    theirs = "onnxruntime MinMax channel"
+    head = (
+        "network",
+        "float, ms",
+        "int8, times as fast",
+        "ONNX Runtime's own",
+        "int8, share of the bytes",
+        "integer, float nodes",
+    )
+    cost = [
+        (f"`{net}`", f"{rows['float']['latency_ms']['median']:.3g}", f"{ratio(rows['int8'], rows['float']):.2f}x",
+         f"{ratio(rows[theirs], rows['float']):.2f}x", f"{rows['int8']['bytes'] / rows['float']['bytes']:.1%}",
+         f"{rows['int8']['integer_nodes']}, {len(rows['int8']['float_nodes'])}")
+        for net, rows in result["nets"].items()
+    ]  # fmt: skip
+    said = (
+        f"Test accuracy of the `.onnx` files against that of the float network, {result['images']} images for calibration "
+        f"(1,024 for W4A8); nothing is trained. The first two are on CIFAR-10, the third is {result['mobilenet_v2_32']}. "
+    )
+    fast = "ONNX Runtime, one thread, batch 1, in turns. " + machine(result)
+    return page(grid(("points lost", *(f"`{n}`" for n in judged)), lost), [said], grid(head, cost), [fast])
+
+
+def integer_training() -> str:
+    """What quantization-aware training leaves."""
+    result = load("integer_training")
+    rows = [
+        (r["name"], f"{r['accuracy']:.2f}" + (f" ± {r['spread']:.2f}" if r["spread"] is not None else ""),
+         "" if r["behind"] is None else f"{r['behind']:+.2f}", f"{r['epochs']} of {r['images']:,} images", str(len(r["seeds"])))
+        for r in result["rows"]
+    ]  # fmt: skip
+    head = ("ResNet-20, CIFAR-10", "test accuracy, %", "points behind `dense`", "epochs", "seeds")
+    return page(grid(head, rows), [machine(result)])
+
+
+def factor(net: str) -> str:
+    """Every factorization at equal multiply-adds."""
+    result = load(f"factor_{net}")
+    rows = [
+        (r["method"], f"{r['effective_macs']:.2f}x", f"{r['params']:.2f}x", f"{r['lost']:.2f}" + spread(r["spread"]),
+         f"{r['latency']:.2f}x", f"{r['epochs']} of {r['images']:,} images", str(len(r["seeds"])))
+        for r in sorted(result["rows"], key=lambda r: (-r["share"], -r["epochs"] * r["images"], r["lost"]))
+    ]  # fmt: skip
+    head = (f"`{net}`, CIFAR-10", "multiply-adds", "parameters", "points lost", "latency", "epochs", "seeds")
+    return page(grid(head, rows), [machine(result)])
+
+
+def spread(value: float | None) -> str:
+    """A deviation, where there is one."""
+    return "" if value is None else f" ± {value:.2f}"
+
+
+def factor_speed() -> str:
+    """Seconds and memory of each form, and tensorly's."""
+    result = load("factor_speed")
+    rows = [
+        (f"`{r['form']}`", f"{r['plan_s'] + r['perform_s']:.2f}", f"{r['times_largest']:.1f}x",
+         f"{r['resident_times_largest']:.1f}x")
+        for r in result["rows"]
+    ]  # fmt: skip
+    against = [(r["what"], f"{r['seconds']:.2f}", f"{r['error']:.4f}") for r in result["against"]]
+    head = (f"`{result['net']}`, at given ranks", "seconds", "memory, of the largest weight", "resident")
+    said = f"{result['threads']} threads. {machine(result)}"
+    layer = grid(("one layer, 512x512x3x3", "seconds", "relative error"), against)
+    return page(grid(head, rows), layer, [said])
+
+
+def factor_latency() -> str:
+    """Speed at given ranks, foreseen and measured, and latency targets."""
+    result = load("factor_latency")
+    given = [
+        (f"`{net}`", f"`{r['method']}`", f"{r['foreseen_faster']:.2f}x", f"{r['faster']:.2f}x", f"{r['off']:+.0%}")
+        for net, parts in result["nets"].items() for r in parts["given"]
+    ]  # fmt: skip
+    aimed = [
+        (f"`{net}`", f"{r['target']:.2f}x", f"{r['ratio']:.2f}x", f"{r['macs']:.2f}x", str(r["factorized"]))
+        for net, parts in result["nets"].items() for r in parts["aimed"]
+    ]  # fmt: skip
+    said = f"Random weights, {result['size']}x{result['size']} pixels, ONNX Runtime, one thread, in turns. {machine(result)}"
+    targets = grid(("network", "latency asked for", "measured", "multiply-adds", "layers factorized"), aimed)
+    return page(grid(("network", "a quarter of the ranks", "foreseen", "measured", "off"), given), targets, [said])
+
+
+def lottery() -> str:
+    """Winning tickets beside random and reinitialised ones."""
+    result = load("sparse")
+    by: dict[float, dict[str, dict[str, Any]]] = {}
+    for r in result["lottery"]:
+        by.setdefault(round(1 - r["zeros"], 3), {})[r["ticket"]] = r
+    kinds = ("winning", "random", "reinitialised")
+    rows = [
+        (f"{left:.0%}", *(f"{found[k]['accuracy']:.2f} ± {found[k]['stdev']:.2f}" if k in found else "" for k in kinds))
+        for left, found in sorted(by.items(), reverse=True)
+    ]
+    first = result["lottery"][0]
+    said = (
+        f"`{first['model']}` on {first['data']}, {first['images']:,} images, an early epoch and {first['epochs']} more a "
+        f"round, {min(r['seeds'] for r in result['lottery'])} seeds, the last epoch, on test. {machine(result)}"
+    )
+    return page(grid(("weights left", *(f"{k}, %" for k in kinds)), rows), [said])
+
+
+def codec() -> str:
+    """The coder beside its bound, and how fast it is."""
+    result = load("codec")
+    rows = [(r["name"], f"{r['numbers']:,}", f"{r['bytes']:,}", f"{r['bound']:,}", f"{r['above']:+.2%}")
+            for r in (*result["random"], *result["real"])]  # fmt: skip
+    fast = [(r["name"], f"{r['encode']:.1f}", f"{r['decode']:.1f}") for r in result["speed"]]
+    return page(grid(("numbers", "how many", "bytes", "adaptive order-0 bound", "above it"), rows),
+                grid(("million weights a second, one core", "written", "read"), fast), [machine(result)])  # fmt: skip
+
+
+def compact() -> str:
+    """Bytes at equal accuracy beside the standard's coder."""
+    result = load("compact")
+    rows = []
+    for net, found in result["networks"].items():
+        for pair in found["compared"]:
+            mine, their = pair["lilliput"], pair["nncodec"]
+            if mine is not None:
+                rows.append((f"`{net}`", f"{their['accuracy']:.2f}", f"{their['bytes']:,}", f"{mine['accuracy']:.2f}",
+                             f"{mine['bytes']:,}", f"{pair['fewer']:.0%}"))  # fmt: skip
+    floats = ", ".join(f"`{net}` {found['float_accuracy']:.2f} %" for net, found in result["networks"].items())
+    said = f"Validation accuracy, no training on either side; in floats {floats}. nncodec {result['versions']['nncodec']}. "
+    head = ("network", "nncodec, %", "bytes", "`quant.rate`, %", "bytes", "fewer")
+    return page(grid(head, rows), [said + machine(result)])
