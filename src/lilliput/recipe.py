@@ -32,6 +32,7 @@ from lilliput.opening import open_model
 from lilliput.prune.lottery import Rewind
 from lilliput.store import rebuild
 from lilliput.train import BatchNorm, Event, Fit, Machine, Watch, fit, reestimate
+from lilliput.zoo.resized import inherit
 
 
 @config("bake")
@@ -44,7 +45,8 @@ class Student(Config):
     """Go on with another network, which learns from the one the recipe started from in every `fit(distill=...)` after it.
 
     architecture   as commands name models: a zoo name with options, `timm:NAME`, `torchvision:NAME`, `file.py:function`, or a
-                   `.lil`. Fresh weights are drawn by the seed of the run
+                   `.lil`. Fresh weights are drawn by the seed of the run; the same network at another resolution
+                   (`resnet20:resolution=24`) starts from the weights of its teacher
 
     Costs nothing by itself. Raises `ModelError` where the two have different classes or take different images.
     Hinton, Vinyals, Dean 2015, arXiv:1503.02531.
@@ -61,6 +63,7 @@ class Student(Config):
         """The student, tried on `example` beside its teacher."""
         self.check()
         made = open_model(self.architecture, seed=seed)
+        inherit(made, teacher)
         with torch.no_grad():
             wanted = teacher.eval()(example).shape
             try:

@@ -12,6 +12,9 @@ from torch import nn
 
 from lilliput.errors import ConfigError, ModelError
 from lilliput.registry import Registry
+from lilliput.zoo.resized import Resized
+
+RESOLUTION = "resolution"  # an option that every architecture has
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,18 @@ def create(spec: str, **options: Any) -> nn.Module:
 
     The model carries its canonical spelling as `model.architecture` and its default input as `model.input_shape`,
     from which files and reports rebuild it.
+    `resolution=24` is an option of every architecture: the images it is given are resized inside it.
     Raises `UnknownName` for a name the zoo lacks and `ConfigError` for an option the architecture lacks.
     """
     name, written = split(spec)
     entry = architectures[name]
     options = {**written, **options}
     for option in options:
-        if option not in entry.options:
-            raise ConfigError(f"{name}: no option is called `{option}`. Options: {', '.join(entry.options) or 'none'}.")
+        if option not in (*entry.options, RESOLUTION):
+            raise ConfigError(f"{name}: no option is called `{option}`. Options: {', '.join((*entry.options, RESOLUTION))}.")
     try:
-        model = entry.build(**options)
+        model = entry.build(**{k: v for k, v in options.items() if k != RESOLUTION})
+        model = Resized(model, options[RESOLUTION]) if RESOLUTION in options else model
     except ConfigError:
         raise
     except (TypeError, ValueError, ZeroDivisionError) as error:
@@ -101,7 +106,7 @@ def split(spec: str) -> tuple[str, dict[str, Any]]:
 def spell(name: str, options: dict[str, Any]) -> str:
     """The canonical spelling: sorted options, defaults left out. `split` is its inverse."""
     defaults = architectures[name].options
-    kept = {k: v for k, v in sorted(options.items()) if v != defaults[k]}
+    kept = {k: v for k, v in sorted(options.items()) if k not in defaults or v != defaults[k]}
     return name + ":" * bool(kept) + ",".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in kept.items())
 
 
