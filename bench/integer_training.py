@@ -6,8 +6,9 @@
 All rows start from $LILLIPUT_WEIGHTS/resnet20-cifar10.safetensors, train for the same epochs with the float network as teacher,
 and are read on test once, at the last epoch. W4A4 has 4 bits for weights and inputs; the first and the last layer have 8, as is
 usual. The rows of DoReFa are W/A/G, with G the bits of gradients; there the first and the last layer are in floats, as in the
-paper. `dense` is the float network itself, trained for as long. Every row does what is missing, in out/integer_training; a run
-that was stopped goes on, and several processes share the list. Needs CIFAR-10 where `lilliput data` finds it.
+paper. Rows that begin with the inputs spend half of the epochs on them, and quantize the weights then. `dense` is the float
+network itself, trained for as long. Every row does what is missing, in out/integer_training; a run that was stopped goes on, and
+several processes share the list. Needs CIFAR-10 where `lilliput data` finds it.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ KEPT, RESULT = ROOT / "out/integer_training", ROOT / "bench/results/integer_trai
 EDGES = ("conv1", "linear")  # the first layer and the last
 
 
-def learned(bits: int, form: str = "lsq") -> Quantize:
-    """Weights and inputs of so many bits with learned steps, the first and the last layer in 8."""
+def learned(bits: int, inputs: int, form: str = "lsq") -> Quantize:
+    """Weights and inputs of so many bits (32: floats) with learned steps, the first and the last layer in 8."""
     edges = dict.fromkeys(EDGES, 8)
-    return Quantize(bits=bits, activations=bits, learn=form, norms="keep", widths=edges, input_widths=edges)
+    return Quantize(bits=bits, activations=inputs, learn=form, norms="keep", widths=edges if bits < 32 else {},
+                    input_widths=edges if inputs < 32 else {})  # fmt: skip
 
 
 def dorefa(weights: int, inputs: int, gradients: int) -> Quantize:
@@ -45,28 +47,32 @@ def dorefa(weights: int, inputs: int, gradients: int) -> Quantize:
     return Quantize(bits=weights, activations=inputs, gradients=gradients, learn="dorefa", norms="keep", skip=EDGES)
 
 
-ROWS: dict[str, Quantize | None] = {
-    "dense": None,
-    "W4A4 lsq": learned(4),
-    "W3A3 lsq": learned(3),
-    "W2A2 lsq": learned(2),
-    "W4A4 pact": learned(4, "pact"),
-    "W2A2 pact": learned(2, "pact"),
-    "W4A4 syq": learned(4, "syq"),
-    "W2A2 syq": learned(2, "syq"),
-    "dorefa 1/2/32": dorefa(1, 2, 32),
-    "dorefa 1/2/6": dorefa(1, 2, 6),
-    "dorefa 1/2/4": dorefa(1, 2, 4),
-    "dorefa 1/4/6": dorefa(1, 4, 6),
-    "dorefa 4/4/8": dorefa(4, 4, 8),
+ROWS: dict[str, tuple[Quantize, ...]] = {
+    "dense": (),
+    "W4A4 lsq": (learned(4, 4),),
+    "W3A3 lsq": (learned(3, 3),),
+    "W2A2 lsq": (learned(2, 2),),
+    "W4A4 lsq, inputs first": (learned(32, 4), learned(4, 32)),
+    "W3A3 lsq, inputs first": (learned(32, 3), learned(3, 32)),
+    "W2A2 lsq, inputs first": (learned(32, 2), learned(2, 32)),
+    "W4A4 pact": (learned(4, 4, "pact"),),
+    "W2A2 pact": (learned(2, 2, "pact"),),
+    "W4A4 syq": (learned(4, 4, "syq"),),
+    "W2A2 syq": (learned(2, 2, "syq"),),
+    "dorefa 1/2/32": (dorefa(1, 2, 32),),
+    "dorefa 1/2/6": (dorefa(1, 2, 6),),
+    "dorefa 1/2/4": (dorefa(1, 2, 4),),
+    "dorefa 1/4/6": (dorefa(1, 4, 6),),
+    "dorefa 4/4/8": (dorefa(4, 4, 8),),
 }
 
 
-def recipe(quantize: Quantize | None, args: argparse.Namespace) -> lp.Recipe:
-    """Quantize, train; learned steps then become an integer network, norms and all."""
-    fit = lp.Fit(epochs=args.epochs, lr=args.lr, distill=Hinton(), precision=args.precision)
-    steps: list[Config] = [fit] if quantize is None else [quantize, fit]
-    if quantize is not None and quantize.learn in ("lsq", "lsq+"):
+def recipe(quantize: tuple[Quantize, ...], args: argparse.Namespace) -> lp.Recipe:
+    """Quantize, train, as often as there are parts; learned steps then become an integer network, norms and all."""
+    parts = max(1, len(quantize))
+    fit = lp.Fit(epochs=args.epochs // parts, lr=args.lr, distill=Hinton(), precision=args.precision)
+    steps: list[Config] = [step for part in quantize for step in (part, fit)] or [fit]
+    if quantize and quantize[0].learn in ("lsq", "lsq+"):
         steps += [Freeze(), Fold()]
     return lp.Recipe(steps)
 
