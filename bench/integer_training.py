@@ -7,8 +7,8 @@ All rows start from $LILLIPUT_WEIGHTS/resnet20-cifar10.safetensors, train for th
 and are read on test once, at the last epoch. W4A4 has 4 bits for weights and inputs; the first and the last layer have 8, as is
 usual. The rows of DoReFa are W/A/G, with G the bits of gradients; there the first and the last layer are in floats, as in the
 paper. Rows that begin with the inputs spend half of the epochs on them, and quantize the weights then. `dense` is the float
-network itself, trained for as long. Every row does what is missing, in out/integer_training; a run that was stopped goes on, and
-several processes share the list. Needs CIFAR-10 where `lilliput data` finds it.
+network itself, trained for as long. Every row does what is missing, in out/integer_training; a run that was stopped goes on,
+and several processes share the list. Needs CIFAR-10 where `lilliput data` finds it.
 """
 
 from __future__ import annotations
