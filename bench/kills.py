@@ -1,0 +1,111 @@
+"""A search that is killed at random moments: what it loses, and whether it recommends what it would have.
+
+    python bench/kills.py [--kills 20] [--seed 0] [--hours 0.03]      writes bench/results/kills.json
+
+One `lilliput compress --hours` on the digits runs undisturbed. Another of the same command, with a cache of its own, is killed
+(SIGKILL) again and again, each time after a random share of what the first took, and then runs to its end. Both plan by the same
+measured milliseconds, which the second is given, since no two measurements are alike. Recipe and front are compared; epochs are
+counted in both logs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from lilliput.measure import hardware, versions
+
+ROOT = Path(__file__).parent.parent
+BUDGET = ("--size", "30kB", "--latency", "0.9x", "--max-drop", "5")
+
+
+class Place:
+    """A folder for a run and its cache."""
+
+    def __init__(self, folder: Path, hours: float) -> None:
+        self.out, self.cache = folder / "out", folder / "cache"
+        model = ("resnet8:channels=1", "--data", "digits", "--pretrain", "5")
+        self.command = [
+            sys.executable,
+            "-m",
+            "lilliput",
+            "compress",
+            *model,
+            *BUDGET,
+            "--hours",
+            str(hours),
+            "--out",
+            str(self.out),
+        ]
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """The command, in a process group of its own."""
+        env = {**os.environ, "LILLIPUT_CACHE": str(self.cache)}
+        return subprocess.Popen(
+            self.command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def epochs(self) -> int:
+        """How many epochs were ended, in all runs together."""
+        log = self.out / "log.jsonl"
+        return sum('"event": "epoch"' in line for line in log.read_text().splitlines()) if log.exists() else 0
+
+    def said(self) -> dict[str, Any]:
+        """The recommendation and the front, without anything that is measured anew at the end."""
+        front = json.loads((self.out / "metrics.json").read_text())["front"]
+        return {"recipe": (self.out / "recipe.yaml").read_text(), "front": front}
+
+
+def killed(place: Place, after: float) -> float:
+    """Start, kill, and say how long it ran."""
+    begun, victim = time.monotonic(), place.start()
+    try:
+        victim.wait(after)
+    except subprocess.TimeoutExpired:
+        os.killpg(victim.pid, signal.SIGKILL)
+        victim.wait()
+    return time.monotonic() - begun
+
+
+def main() -> None:
+    """Both runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hours", type=float, default=0.03)
+    arguments = parser.parse_args()
+    draw = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as name:
+        whole, other = Place(Path(name) / "whole", arguments.hours), Place(Path(name) / "killed", arguments.hours)
+        begun = time.monotonic()
+        if whole.start().wait() > 1:
+            raise SystemExit("the search that nobody disturbed did not end well")
+        seconds = time.monotonic() - begun
+        (other.out / "search").mkdir(parents=True)
+        shutil.copy(whole.out / "search/times.json", other.out / "search/times.json")
+        ran = [killed(other, draw.uniform(0.05, 0.6) * seconds) for _ in range(arguments.kills)]
+        ended = other.start().wait()
+        same = {key: whole.said()[key] == other.said()[key] for key in ("recipe", "front")}
+        result = {
+            "command": " ".join(whole.command[2:-1]), "kills": arguments.kills, "seed": arguments.seed,
+            "seconds_undisturbed": round(seconds, 1), "seconds_until_killed": [round(s, 1) for s in ran], "exit": ended,
+            "same": same, "epochs_undisturbed": whole.epochs(), "epochs_killed": other.epochs(),
+            "hardware": hardware(), "versions": versions(),
+        }  # fmt: skip
+    print(f"{arguments.kills} kills: the same recipe {same['recipe']}, the same front {same['front']}; "
+          f"{result['epochs_undisturbed']} epochs ended undisturbed, {result['epochs_killed']} in all runs of the killed one")  # fmt: skip
+    (ROOT / "bench/results/kills.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
