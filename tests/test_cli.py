@@ -90,7 +90,7 @@ def test_help_shows_an_example(lilliput, command: str) -> None:  # type: ignore[
             "7 classes",
         ),
         (["methods", "prune.chanels"], 2, "Did you mean `prune.channels`"),
-        (["compare", "a.lil", "--data", "digits"], 2, "takes `.onnx` files"),
+        (["compare", "a.lil", "--data", "digits"], 2, "takes `.onnx` and `.pte`"),
         (["report", "nowhere"], 2, "nowhere"),
         (["show", "nowhere.lil"], 1, "nowhere.lil"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -75,14 +76,19 @@ def test_modules_and_files_are_timed(tmp_path: Path) -> None:
 def test_what_cannot_be_timed() -> None:
     with pytest.raises(UnknownName, match=r"no runtime is called `onnxruntim`\. Did you mean `onnxruntime`"):
         Clock(images(1), "onnxruntim")
-    with pytest.raises(ConfigError, match="`executorch` cannot be timed yet"):
-        latency(tiny(), images(1), runtime="executorch")
     with pytest.raises(ConfigError, match="`torch` times modules, not files"):
         latency("net.onnx", images(1), runtime="torch")
-    with pytest.raises(ConfigError, match=r"`net\.lil`: ONNX Runtime times"):
+    with pytest.raises(ConfigError, match=r"`net\.lil`: `onnxruntime` times `\.onnx` files and modules"):
         latency("net.lil", images(1))
     with pytest.raises(ModelError, match="no such file"):
         latency("absent.onnx", images(1))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("executorch") is not None, reason="executorch is installed")
+def test_without_executorch_it_says_what_to_install() -> None:
+    for timed in (tiny(), "net.pte"):
+        with pytest.raises(ModelError, match=r"`executorch` is not installed; `pip install 'lilliput\[phone\]'` brings it"):
+            latency(timed, images(1), runtime="executorch")
 
 
 def test_a_ratio_is_measured_for_each_pair_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

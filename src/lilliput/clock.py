@@ -19,18 +19,22 @@ from lilliput.errors import ConfigError, UnknownName
 from lilliput.export import export
 from lilliput.export.running import LayerKernel, running
 from lilliput.kernels.break_even import full_of_zeros
-from lilliput.measure.latency import Latency, Ratio, time_files, time_modules
+from lilliput.measure.latency import Latency, Ratio, time_modules
 from lilliput.measure.layer_times import LayerTime, layer_times
+from lilliput.measure.phone import runtime as phone_runtime
+from lilliput.measure.phone import time_exports
 from lilliput.measure.shape_times import LayerShape, ShapeTimes
 
-RUNTIMES = ("onnxruntime", "torch", "executorch")
+FILES = {"onnxruntime": ".onnx", "executorch": ".pte"}
+RUNTIMES = (*FILES, "torch")
 _SECONDS, _SESSIONS = 10.0, 3
 
 
 def latency(model_or_file: nn.Module | str | Path, example: Tensor, runtime: str = "onnxruntime", threads: int = 1) -> Latency:
     """Milliseconds of one inference on `example`, (n, c, h, w), with the number of threads pinned.
 
-    A module is exported first, unless the runtime is "torch", which times the module itself; a file is an `.onnx`.
+    A module is exported first, unless the runtime is "torch", which times the module itself; a file is an `.onnx`, or a `.pte`
+    for "executorch". Raises `ModelError` where that runtime is not installed.
     """
     _check(runtime)
     with tempfile.TemporaryDirectory() as folder:
@@ -45,6 +49,8 @@ def layers(
     Looking costs time itself, so these add up to more than `latency`.
     """
     _check(runtime)
+    if runtime == "executorch":
+        raise ConfigError("`executorch` times whole networks; `onnxruntime` and `torch` also single layers")
     if runtime == "torch":
         if not isinstance(model_or_file, nn.Module):
             raise ConfigError(
@@ -52,7 +58,7 @@ def layers(
             )
         return layer_times(model_or_file, example, threads)
     with tempfile.TemporaryDirectory() as folder:
-        return layer_times(_exported(model_or_file, example, Path(folder) / "it.onnx"), example, threads)
+        return layer_times(_exported(model_or_file, example, Path(folder) / "it", runtime), example, threads)
 
 
 def kernels(
@@ -62,7 +68,7 @@ def kernels(
     if runtime != "onnxruntime":
         raise ConfigError(f"which kernel runs a layer is known of `onnxruntime`, and not of `{runtime}`")
     with tempfile.TemporaryDirectory() as folder:
-        return running(_exported(model_or_file, example, Path(folder) / "it.onnx"), example, threads)
+        return running(_exported(model_or_file, example, Path(folder) / "it", runtime), example, threads)
 
 
 class Clock:
@@ -95,7 +101,7 @@ class Clock:
         if self.runtime == "torch":
             return time_modules(models, self.example, threads=self.threads, seconds=seconds)
         files = {name: self._file(model) for name, model in models.items()}
-        return time_files(files, self.example, threads=self.threads, seconds=seconds)
+        return time_exports(files, self.example, threads=self.threads, seconds=seconds)
 
     def ratio(self, model: nn.Module, baseline: nn.Module) -> float:
         """The time of a model as a share of the baseline's: both measured in turns, once for each pair of structures.
@@ -122,7 +128,7 @@ class Clock:
     def _file(self, model: nn.Module) -> Path:
         key = structure(model)
         if key not in self._files:
-            self._files[key] = export(model, self.example, self._folder / f"{key}.onnx").path
+            self._files[key] = export(model, self.example, self._folder / f"{key}{FILES[self.runtime]}").path
         return self._files[key]
 
 
@@ -155,15 +161,16 @@ def _time(
         if len(modules) < len(models):
             raise ConfigError('`torch` times modules, not files; use `runtime="onnxruntime"`, or load the file first')
         return time_modules(modules, example, threads=threads)
-    files = {name: _exported(model, example, folder / f"{name}.onnx") for name, model in models.items()}
-    return time_files(files, example, threads=threads)
+    files = {name: _exported(model, example, folder / name, runtime) for name, model in models.items()}
+    return time_exports(files, example, threads=threads)
 
 
-def _exported(model: nn.Module | str | Path, example: Tensor, path: Path) -> Path:
+def _exported(model: nn.Module | str | Path, example: Tensor, path: Path, runtime: str) -> Path:
+    suffix = FILES[runtime]
     if isinstance(model, nn.Module):
-        return export(model, example, path).path
-    if Path(model).suffix != ".onnx":
-        raise ConfigError(f"`{model}`: ONNX Runtime times `.onnx` files and modules")
+        return export(model, example, path.with_suffix(suffix)).path
+    if Path(model).suffix != suffix:
+        raise ConfigError(f"`{model}`: `{runtime}` times `{suffix}` files and modules")
     return Path(model)
 
 
@@ -171,4 +178,4 @@ def _check(runtime: str) -> None:
     if runtime not in RUNTIMES:
         raise UnknownName("runtime", runtime, RUNTIMES)
     if runtime == "executorch":
-        raise ConfigError("`executorch` cannot be timed yet; `onnxruntime` and `torch` can")
+        phone_runtime("this runtime")

@@ -8,7 +8,7 @@ from torch import nn
 
 from lilliput.data import Task
 from lilliput.errors import UsageError
-from lilliput.export.onnx import predictor
+from lilliput.export import onnx, pte
 from lilliput.measure.accuracy import Accuracy, accuracy
 from lilliput.store import load
 
@@ -16,7 +16,8 @@ from lilliput.store import load
 def evaluate(model_or_file: nn.Module | str | Path, task: Task, split: str = "test", *, batch_size: int = 250) -> Accuracy:
     """The accuracy of a network on one split of a task.
 
-    A module or a `.lil` (which must need no code of its own) runs in PyTorch, an `.onnx` in ONNX Runtime.
+    A module or a `.lil` (which must need no code of its own) runs in PyTorch, an `.onnx` in ONNX Runtime, a `.pte` in
+    ExecuTorch.
     """
     predict = model_or_file if isinstance(model_or_file, nn.Module) else _predictor(Path(model_or_file))
     return accuracy(predict, task.batches(split, batch_size), task.metric)
@@ -24,7 +25,9 @@ def evaluate(model_or_file: nn.Module | str | Path, task: Task, split: str = "te
 
 def _predictor(path: Path):  # type: ignore[no-untyped-def] # either kind is a callable
     if path.suffix == ".onnx":
-        return predictor(path)
+        return onnx.predictor(path)
+    if path.suffix == ".pte":
+        return pte.predictor(path)
     if path.suffix == ".lil":
         return load(path)
-    raise UsageError(f"{path}: accuracy is measured of an `.onnx`, a `.lil` or a module")
+    raise UsageError(f"{path}: accuracy is measured of an `.onnx`, a `.pte`, a `.lil` or a module")

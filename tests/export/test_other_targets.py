@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -43,28 +42,6 @@ def test_safetensors_of_a_folded_network_are_ordinary(tmp_path: Path) -> None:
     fresh = perform(resnet(), Fold().plan(resnet(), look()), weights=False)
     fresh.load_state_dict(load_file(export(model, images(1), tmp_path / "net.safetensors").path))
     assert torch.equal(outputs(fresh, images()), outputs(model, images()))
-
-
-WITHOUT = importlib.util.find_spec("executorch") is None
-
-
-@pytest.mark.skipif(WITHOUT, reason="executorch is not installed")
-@pytest.mark.slow
-def test_pte_computes_what_the_network_does(tmp_path: Path) -> None:
-    done = export(resnet(), images(1), tmp_path / "net.pte")
-    assert done.max_error <= 1e-4 and done.bytes == done.path.stat().st_size > 0
-
-
-@pytest.mark.skipif(not WITHOUT, reason="executorch is installed")
-def test_without_executorch_it_says_what_to_install(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"net\.pte: `executorch` is not installed; `pip install executorch` brings it"):
-        export(resnet(), images(1), tmp_path / "net.pte")
-    assert not (tmp_path / "net.pte").exists()
-
-
-def test_pte_refuses_quantized_activations(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"activations of `.+` pass through a quantizer or sign"):
-        export(Quantize()(resnet(), look()), images(1), tmp_path / "net.pte")
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

@@ -65,9 +65,9 @@ def _energy(network: Any, example: Any, found: Any) -> Any:
 
 @app.command(epilog=example_of("latency out/digits/model.onnx --input 1,8,8"))
 def latency(
-    model: Annotated[str, typer.Argument(metavar="FILE", help="An `.onnx`, or any MODEL, which is exported first.")],
+    model: Annotated[str, typer.Argument(metavar="FILE", help="An `.onnx`, a `.pte`, or any MODEL, which is exported first.")],
     input: Shape = None,
-    runtime: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
+    runtime: Annotated[str, typer.Option(help="onnxruntime, executorch or torch.")] = "onnxruntime",
     threads: Threads = 1,
     layers: Annotated[bool, typer.Option("--layers", help="Time every layer instead of the whole.")] = False,
     kernels: Annotated[bool, typer.Option("--kernels", help="Which kernel runs every layer, with its time.")] = False,
@@ -76,15 +76,16 @@ def latency(
 ) -> None:
     """Time one inference: median and spread, threads pinned, on the runtime that will run it."""
     from lilliput.clock import latency as measure
-    from lilliput.export.onnx import input_shape
+    from lilliput.export import onnx, pte
     from lilliput.opening import open_model
     from lilliput.terminal import show
 
     timed: Any
-    if model.endswith(".onnx"):
+    files: Any = {".onnx": onnx, ".pte": pte}
+    if (reads := files.get(Path(model).suffix)) is not None:
         import torch
 
-        shape = shape_of(input) if input else input_shape(Path(model))
+        shape = shape_of(input) if input else reads.input_shape(Path(model))
         timed, example = Path(model), torch.zeros(1, *shape)
     else:
         timed = open_model(model, trust=trust)
@@ -147,7 +148,7 @@ def _show_layers(timed: Any, example: Any, runtime: str, threads: int, json_out:
 
 @app.command(epilog=example_of("evaluate out/digits/model.onnx --data digits"))
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="FILE", help="An `.onnx`, or any MODEL.")],
+    model: Annotated[str, typer.Argument(metavar="FILE", help="An `.onnx`, a `.pte`, or any MODEL.")],
     data: Data,
     weights: Weights = None,
     split: Split = "test",
@@ -171,7 +172,7 @@ def evaluate(
 
 @app.command(epilog=example_of("compare out/digits/baseline.onnx out/digits/model.onnx --data digits"))
 def compare(
-    files: Annotated[list[Path], typer.Argument(help="Two or more `.onnx` files.")],
+    files: Annotated[list[Path], typer.Argument(help="Two or more `.onnx` or `.pte` files.")],
     data: Data,
     threads: Threads = 1,
     seed: Seed = 0,
@@ -179,17 +180,17 @@ def compare(
 ) -> None:
     """Compare exported networks on the same images: accuracy, agreement, bytes, and latency measured in turns."""
     from lilliput.data import open_task
-    from lilliput.measure import time_files
+    from lilliput.measure import time_exports
     from lilliput.terminal import show, table
 
     for file in files:
-        if file.suffix != ".onnx":
+        if file.suffix not in (".onnx", ".pte"):
             raise UsageError(
-                f"{file}: `compare` takes `.onnx` files; `lilliput export {file} {file.with_suffix('.onnx')}` makes one"
+                f"{file}: `compare` takes `.onnx` and `.pte`; `lilliput export {file} {file.with_suffix('.onnx')}` makes one"
             )
     task = open_task(data, seed=seed)
     scores = {str(f): accuracy_of(str(f), task, "test", None, False) for f in files}
-    times = time_files({str(f): f for f in files}, task.example(), threads=threads)
+    times = time_exports({str(f): f for f in files}, task.example(), threads=threads)
     first = scores[str(files[0])]
     rows, values = [], []
     for file in files:
@@ -355,7 +356,7 @@ def accuracy_of(model: str, task: Any, split: str, weights: Path | None, trust: 
     from lilliput.job import check_fit
     from lilliput.opening import open_model
 
-    if model.endswith(".onnx"):
+    if model.endswith((".onnx", ".pte")):
         return measure(Path(model), task, split)
     network = open_model(model, weights=weights, trust=trust)
     check_fit(network, task)

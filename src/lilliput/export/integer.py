@@ -129,9 +129,9 @@ def integer_bias(net: Net, node: Any) -> bool:
         return False
     codes, scale = net.constants[weight.input[0]], net.constants[weight.input[1]]
     step = np.float64(net.constants[data.input[1]])
-    fitted = _fitted(codes, np.broadcast_to(scale, bias.shape).astype(np.float64), bias.astype(np.float64), step)
-    if fitted is not None:
-        codes, scale = fitted
+    held = fitted(codes, np.broadcast_to(scale, bias.shape).astype(np.float64), bias.astype(np.float64), step)
+    if held is not None:
+        codes, scale = held
         for place, value in enumerate((codes, scale, np.zeros(scale.shape, codes.dtype))):
             net.connect(weight, place, net.constant(net.fresh(weight.input[place]), value))
         _set_axis(weight)
@@ -172,7 +172,7 @@ def _set_axis(node: Any) -> None:
     node.attribute.append(helper.make_attribute("axis", 0))
 
 
-def _fitted(codes: Any, scale: Any, bias: Any, step: Any) -> tuple[Any, Any] | None:
+def fitted(codes: Any, scale: Any, bias: Any, step: Any) -> tuple[Any, Any] | None:
     """Codes and scales of a weight with which every bias fits, or None if the given ones do."""
     largest = np.abs(bias) / (step * 2.0**30)
     dead = ~codes.reshape(len(codes), -1).any(1) & (bias != 0)

@@ -1,76 +1,150 @@
-"""ExecuTorch, for phones: a network in floats, in XNNPACK's kernels, read back and run."""
+"""ExecuTorch, for phones: XNNPACK's kernels, on integers where the network has them, read back and run."""
 
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lilliput.core.layers import Mapped, OutputMaps
 from lilliput.core.method import Look
 from lilliput.core.perform import bake
-from lilliput.errors import ExportError
-from lilliput.export.targets import Exported, distance, replacing, targets
+from lilliput.errors import ExportError, at
+from lilliput.export import levels
+from lilliput.export.agree import agree
+from lilliput.export.bytes import rewrite
+from lilliput.export.delegated import delegated
+from lilliput.export.targets import Exported, replacing, targets
+from lilliput.measure.phone import INSTALL, Phone
 from lilliput.quant.fold import Fold
 
 
 @targets.register(".pte")
 def write(model: nn.Module, example: Tensor, path: Path) -> Exported:
-    """For inputs of the example's size, one tensor out. Weight maps are computed in and norms folded before.
+    """For inputs of the example's size, one tensor out; norms are folded before.
 
-    XNNPACK runs what it can, ExecuTorch's own kernels the rest. Raises `ExportError` where ExecuTorch is missing, and for a
-    network whose activations pass through maps: quantizers and signs would run as chains of floats.
+    Quantizers of activations become bytes, and whatever stands between two of them one of XNNPACK's integer kernels; weight
+    maps are computed in. What XNNPACK does not run, ExecuTorch's own kernels do. How far the file may be from PyTorch,
+    `export.agree` says. Raises `ExportError` where ExecuTorch is missing, and for activations that no byte can hold.
     """
-    if (site := _mapped(model)) is not None:
-        raise ExportError(
-            f"{path}: activations of `{site}` pass through a quantizer or sign, and ExecuTorch files are written in floats. "
-            "Export the network as it was before that step, or write an `.onnx`."
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ExecuTorch warns about itself
-        lower, runtime = _executorch(path)
-        floats = Fold()(bake(copy.deepcopy(model).cpu().eval()), Look(example)).eval()
-        with torch.no_grad(), replacing(path) as sibling:
-            wanted = floats(example)
-            sibling.write_bytes(lower(floats, example))
-            found = runtime.get().load_program(str(sibling)).load_method("forward").execute([example])
-            error = distance([wanted], found)
-            if not error <= 1e-4:
-                raise ExportError(f"read back, outputs differ by `{error:.3g}` of the largest, and `0.0001` is allowed")
+    folded = Fold()(copy.deepcopy(model).cpu().eval(), Look(example)).eval()
+    with at(str(path)):
+        whole = levels.is_integer(folded)
+    with quiet():
+        partitioner, to_edge = _executorch(path)
+        network, stays = on_bytes(folded, example) if whole else (bake(folded).eval(), {})
+        program = _lowered(network, example, partitioner, to_edge)
+        integer, floats, beside = delegated(program.exported_program())
+        with replacing(path) as sibling:
+            sibling.write_bytes(_finished(program))
+            error = agree(model, example, Phone(sibling)(example))
             size = sibling.stat().st_size
-    return Exported(path, size, error)
+    if not whole:
+        return Exported(path, size, error)
+    return Exported(path, size, error, integer, _named(floats, beside) | stays)
 
 
-def _mapped(model: nn.Module) -> str | None:
-    """The first module whose inputs or outputs pass through maps."""
-    for name, module in model.named_modules():
-        if (isinstance(module, Mapped) and len(module.input_maps)) or (isinstance(module, OutputMaps) and len(module)):
-            return name
-    return None
+def predictor(path: str | Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
+    """A function from a batch of images to the outputs of a `.pte`, which takes as many at a time as it was made for."""
+    phone = Phone(path, threads)
+    size = phone.shape[0]
+
+    def predict(x: Tensor) -> Tensor:
+        short = -len(x) % size
+        padded = torch.cat([x, x[:1].expand(short, *x.shape[1:])]) if short else x
+        return torch.cat([phone(part.contiguous())[0] for part in padded.split(size)])[: len(x)]
+
+    return predict
+
+
+def input_shape(path: str | Path) -> tuple[int, ...]:
+    """The shape of one input of a `.pte`, without the batch: (c, h, w)."""
+    return Phone(path).shape[1:]
+
+
+def on_bytes(model: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, str]]:
+    """The network in the form that XNNPACK's integer kernels take; and the layers that stay in floats."""
+    traced = _exported(levels.lower(model), example).run_decompositions({}).module(check_guards=False)
+    return traced, rewrite(traced)
+
+
+def _lowered(network: nn.Module, example: Tensor, partitioner: Any, to_edge: Any) -> Any:
+    program = _exported(network, example)
+    try:
+        return to_edge(program, partitioner=[partitioner])
+    except Exception as error:  # its errors share no base
+        raise _cannot("ExecuTorch", error) from error
+
+
+def _finished(program: Any) -> bytes:
+    try:
+        return bytes(program.to_executorch().buffer)
+    except Exception as error:  # its errors share no base
+        raise _cannot("ExecuTorch", error) from error
+
+
+def _exported(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, (example,))
+    except Exception as error:  # its errors share no base
+        raise _cannot("torch.export", error) from error
+
+
+def _cannot(who: str, error: Exception) -> ExportError:
+    line = (str(error).strip().splitlines() or [""])[0]
+    return ExportError(f"{who} cannot hold this network: {type(error).__name__}: {line}")
+
+
+def _named(floats: dict[str, int], beside: dict[str, int]) -> dict[str, str]:
+    """Why operations beside the layers, which have names, do not run on bytes in XNNPACK, by kind."""
+    layers = ("convolution", "linear")
+    named = {kind: f"`{n}` run in XNNPACK's float kernels" for kind, n in sorted(floats.items()) if kind not in layers}
+    for kind, n in sorted(beside.items()):
+        named[kind] = "; ".join([*([named[kind]] if kind in named else []), f"`{n}` run outside of XNNPACK"])
+    return named
 
 
 def _executorch(path: Path) -> tuple[Any, Any]:
-    """What lowers a network to the bytes of a file, and the runtime that reads one."""
+    """XNNPACK's partitioner, which also takes padding on bytes, and what lowers an exported program."""
     try:
+        from executorch.backends.xnnpack.partition import config as found  # type: ignore[import-not-found]
+        from executorch.backends.xnnpack.partition.config.xnnpack_config import (  # type: ignore[import-not-found]
+            ConfigPrecisionType,
+        )
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import (  # type: ignore[import-not-found]
             XnnpackPartitioner,
         )
         from executorch.exir import to_edge_transform_and_lower  # type: ignore[import-not-found]
-        from executorch.runtime import Runtime  # type: ignore[import-not-found]
     except ImportError as error:
-        raise ExportError(f"{path}: `{error.name}` is not installed; `pip install executorch` brings it") from None
+        raise ExportError(f"{path}: `{error.name}` is not installed; {INSTALL}") from None
 
-    def lower(model: nn.Module, example: Tensor) -> bytes:
-        try:
-            program = torch.export.export(model, (example,))
-            made = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
-        except Exception as error:  # neither exporter's errors share a base
-            line = (str(error).strip().splitlines() or [""])[0]
-            raise ExportError(f"ExecuTorch cannot hold this network: {type(error).__name__}: {line}") from error
-        return bytes(made.buffer)
+    class Padding(found.generic_node_configs.ConstantPadConfig):  # type: ignore[misc]
+        """XNNPACK pads bytes as well; its partitioner only says so for floats."""
 
-    return lower, Runtime
+        def supported_precision_types(self) -> list[Any]:
+            """Both."""
+            return [ConfigPrecisionType.FP32, ConfigPrecisionType.STATIC_QUANT]
+
+    known = found.ALL_PARTITIONER_CONFIGS
+    configs = [Padding if each.__name__ == "ConstantPadConfig" else each for each in known]
+    return XnnpackPartitioner(configs=configs), to_edge_transform_and_lower
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """ExecuTorch and what it imports warn about themselves."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -5,6 +5,7 @@ from lilliput.measure.energy import Energy, energy
 from lilliput.measure.hardware import hardware, versions
 from lilliput.measure.latency import Latency, Ratio, interleave, session, time_files, time_modules
 from lilliput.measure.layer_times import LayerTime, layer_times
+from lilliput.measure.phone import time_exports
 from lilliput.measure.stages import Stage, Stages, stages
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "profile",
     "session",
     "stages",
+    "time_exports",
     "time_files",
     "time_modules",
     "versions",
