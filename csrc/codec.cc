@@ -12,16 +12,6 @@
 
 namespace lilliput {
 
-int bit_length(uint64_t x) {
-#if defined(__GNUC__) || defined(__clang__)
-  return x ? 64 - __builtin_clzll(x) : 0;
-#else
-  int n = 0;
-  for (; x; x >>= 1) ++n;
-  return n;
-#endif
-}
-
 namespace {
 
 template <class T>

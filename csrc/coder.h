@@ -38,7 +38,7 @@ inline uint32_t chance(Cell c) {
 
 inline void learn(Cell& c, int bit, uint32_t limit) {
   const uint32_t n = c & 1023;
-  const int64_t p = c >> 10, goal = bit ? (1 << 22) - 1 : 0;
+  const int64_t p = c >> 10, goal = -static_cast<int64_t>(bit) & ((1 << 22) - 1);
   const int64_t moved = p + (((goal - p) * static_cast<int64_t>(kTables.rate[n])) >> 16);
   c = static_cast<uint32_t>(moved) << 10 | (n < limit ? n + 1 : n);
 }
@@ -98,9 +98,11 @@ class Decoder {
 
   int bit(uint32_t p, int) {
     const uint64_t bound = (range_ >> 16) * p;
-    const bool b = code_ < bound;
-    range_ = b ? bound : range_ - bound;
-    code_ -= b ? 0 : bound;
+    // Masks, since which side a bit is on cannot be foreseen, and compilers make branches of some choices.
+    const uint64_t below = 0 - static_cast<uint64_t>(code_ < bound), above = range_ - bound;
+    range_ = above ^ ((above ^ bound) & below);
+    code_ -= bound & ~below;
+    const int b = static_cast<int>(below & 1);
     if (range_ < kNarrow) {
       code_ = code_ << 32 | word();
       range_ <<= 32;
@@ -159,18 +161,22 @@ inline int coded(IO& io, Cell& c, int b, uint32_t limit) {
 }
 
 // n bits of a number, the highest first, each by a cell of its own for all the bits before it; returns them behind a leading one.
-// Both cells that may come next are fetched before it is known which one does: a decoder would wait for it.
+// Both cells that may come next, and their chances, are there before it is known which one does: a decoder would wait for it.
 template <class IO>
 inline uint64_t by_tree(IO& io, Cell* tree, uint64_t value, int n, uint32_t limit) {
   uint64_t found = 1;
   Cell now = tree[1];
+  uint32_t p = chance(now);
   for (int i = n - 1; i >= 0; --i) {
     const Cell* next = tree + (i > 0 ? 2 * found : 0);
     const Cell zero = next[0], one = next[1];
-    const int b = io.bit(chance(now), static_cast<int>(value >> i & 1));
+    const uint32_t if_zero = chance(zero), if_one = chance(one);
+    const int b = io.bit(p, static_cast<int>(value >> i & 1));
+    const uint32_t taken = 0u - static_cast<uint32_t>(b);
+    p = if_zero ^ ((if_zero ^ if_one) & taken);
     if constexpr (IO::learns) learn(now, b, limit);
     tree[found] = now;
-    now = b ? one : zero;
+    now = zero ^ ((zero ^ one) & taken);
     found = found << 1 | static_cast<uint64_t>(b);
   }
   return found;

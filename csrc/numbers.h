@@ -21,7 +21,15 @@ constexpr int kModels = 4;
 constexpr int kLevels = 16;        // of magnitude, about two an octave
 constexpr int kSteps = 68;         // is it zero, 1, 2, and the length of what is left
 
-int bit_length(uint64_t x);
+inline int bit_length(uint64_t x) {
+#if defined(__GNUC__) || defined(__clang__)
+  return x ? 64 - __builtin_clzll(x) : 0;
+#else
+  int n = 0;
+  for (; x; x >>= 1) ++n;
+  return n;
+#endif
+}
 
 inline int level(uint32_t x) {
   if (x < 3) return static_cast<int>(x);
