@@ -3,9 +3,9 @@
     python bench/kills.py [--kills 20] [--seed 0] [--hours 0.03]      writes bench/results/kills.json
 
 One `lilliput compress --hours` on the digits runs undisturbed. Another of the same command, with a cache of its own, is killed
-(SIGKILL) again and again, each time after a random share of what the first took, and then runs to its end. Both plan by the same
-measured milliseconds, which the second is given, since no two measurements are alike. Recipe and front are compared; epochs are
-counted in both logs.
+(SIGKILL) again and again, each time after a random share of what the first took, and then runs to its end. Both plan by the
+same measured milliseconds, which the second is given, since no two measurements are alike. Recipe and front are compared;
+epochs are counted in both logs.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def main() -> None:
             "same": same, "epochs_undisturbed": whole.epochs(), "epochs_killed": other.epochs(),
             "hardware": hardware(), "versions": versions(),
         }  # fmt: skip
-    print(f"{arguments.kills} kills: the same recipe {same['recipe']}, the same front {same['front']}; "
-          f"{result['epochs_undisturbed']} epochs ended undisturbed, {result['epochs_killed']} in all runs of the killed one")  # fmt: skip
+    print(f"{arguments.kills} kills: the same recipe {same['recipe']}, the same front {same['front']}")
+    print(f"{result['epochs_undisturbed']} epochs ended undisturbed, {result['epochs_killed']} in all runs of the killed one")
     (ROOT / "bench/results/kills.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
