@@ -9,7 +9,7 @@ us; its bitstream alone is counted. Ours: the whole `.lil` file of `quant.rate`,
 that on the validation split (or its first N images); the test split is not read. For every point of nncodec's front that loses
 at most one point, the smallest of our files that is at most 0.05 points less accurate, and how many fewer bytes it has; and,
 because accuracy on some thousand images is noisy, the same for the divergence of the answers from those of the float network,
-read off the line between our points. `--side` measures one side anew, and keeps the other's rows.
+read off the line between our points. `--side`, `--starts`, `--steps` and `--qps` measure some rows anew, and keep the others.
 
 Runs where the peers are (`make bench-peers`), and starts itself again there. Needs
 $LILLIPUT_WEIGHTS/resnet20-cifar10.safetensors, resnet56-cifar10.safetensors, and CIFAR-10 where `lilliput data` finds it.
@@ -92,7 +92,7 @@ class Judge:
             return torch.cat([model(x.contiguous(memory_format=torch.channels_last)) for x, _ in self.batches]).log_softmax(1)
 
 
-def theirs(model: nn.Module, folded: nn.Module, judge: Judge, qps: Sequence[int]) -> Iterator[dict[str, Any]]:
+def theirs(starts: dict[str, nn.Module], judge: Judge, qps: Sequence[int]) -> Iterator[dict[str, Any]]:
     """nncodec over its main step."""
     operators = torch.library.Library("torchvision", "DEF")  # without which torchvision, which it imports, does not load here
     for name in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -101,7 +101,7 @@ def theirs(model: nn.Module, folded: nn.Module, judge: Judge, qps: Sequence[int]
             operators.define(name)
     from nncodec.nn import decode, encode
 
-    for which, start in (("as it is", model), ("folded", folded)):
+    for which, start in starts.items():
         state = {k: v.numpy() for k, v in start.state_dict().items() if v.is_floating_point()}
         for opt_qp in (False, True):
             for qp in qps:
@@ -126,6 +126,11 @@ def ours(model: nn.Module, look: Look, judge: Judge, steps: Sequence[float]) -> 
             method.round(after, seen, step)
             size = save(after, Path(folder) / "net.lil")
             yield {"who": "lilliput", "step": step, "bytes": size} | judge(load(Path(folder) / "net.lil"))
+
+
+def named(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a row is a measurement of."""
+    return tuple(row.get(key) for key in ("who", "network", "qp", "opt_qp", "step"))
 
 
 def front(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -171,14 +176,15 @@ def measured(name: str, task: lp.Task, options: argparse.Namespace, kept: Sequen
     look = Look(task.example(), task.drawn(), task.loss)
     truth = judge(model)["accuracy"]
     print(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters, {truth:.2f} % in floats", flush=True)
-    rows = [row for row in kept if row["who"] not in options.side]
+    rows = list(kept)
+    starts = {"as it is": model, "folded": lp.perform(model, fold(model, look.example))}
     sides = {
         "lilliput": lambda: ours(model, look, judge, options.steps),
-        "nncodec": lambda: theirs(model, lp.perform(model, fold(model, look.example)), judge, options.qps),
+        "nncodec": lambda: theirs({name: starts[name] for name in options.starts}, judge, options.qps),
     }
     for side in options.side:
         for row in sides[side]():
-            rows.append(row)
+            rows = [*(old for old in rows if named(old) != named(row)), row]
             said = ", ".join(f"{k} {v}" for k, v in row.items() if k in ("network", "qp", "opt_qp", "step"))
             numbers = f"{row['bytes']:9,} bytes  {row['accuracy']:.2f} %  {row['divergence']:.5f}"
             print(f"  {row['who']:9} {said:36} {numbers}", flush=True)
@@ -210,6 +216,7 @@ def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("networks", nargs="*", default=["resnet20", "resnet56"])
     parser.add_argument("--images", type=int, default=5000, help="validation images")
     parser.add_argument("--side", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--starts", nargs="+", choices=("as it is", "folded"), default=("as it is", "folded"))
     parser.add_argument("--steps", nargs="+", type=float, default=STEPS)
     parser.add_argument("--qps", nargs="+", type=int, default=QPS)
     return parser.parse_args(argv)
