@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from described import benchmarks, recipes
-from tables import load, machine
+from tables import load, lottery, machine
 
 ROOT = Path(__file__).parent.parent
 
@@ -271,7 +271,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"measured": text},
     "docs/zoo.md": {"mobile": mobile, "profiler": profiler},
     "docs/pruning.md": {"channel_speed": channel_speed, "planning": planning, "channels": channels, "coverage": coverage},
-    "docs/sparsity.md": {"sparse": sparse},
+    "docs/sparsity.md": {"sparse": sparse, "lottery": lottery},
     "docs/benchmarks.md": {"benchmarks": lambda: benchmarks(PAGES)},
     "docs/recipes.md": {"recipes": recipes},
     "docs/kernels.md": {"kernels": kernels, "binary_peers": binary_peers, "sparse_latency": sparse_latency},
