@@ -199,10 +199,13 @@ def figure(points: list[dict[str, Any]]) -> str:
 
     lines = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 680 320" font-family="sans-serif" font-size="12">']
     lines.append('<rect width="680" height="320" fill="white"/><path d="M60 30V270H550" fill="none" stroke="#888"/>')
+    free = 0.0  # below the last label
     for colour, ticket in zip(("#1667b7", "#c4521c", "#6b6b6b"), TICKETS, strict=True):
         own = sorted((p for p in same if p["ticket"] == ticket or p["round"] == 0), key=lambda p: p["round"])
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, own))
         x, y = place(own[-1])
+        y = max(y, free)
+        free = y + 14
         lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         lines.append(f'<text x="{x + 6:.1f}" y="{y + 4:.1f}" fill="{colour}">{ticket}</text>')
     for p in (p for p in same if p["ticket"] == "winning"):
