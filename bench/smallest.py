@@ -86,7 +86,7 @@ def vgg(args: argparse.Namespace) -> None:
 
     def work() -> dict[str, Any]:
         torch.manual_seed(args.seed)
-        net = lp.zoo.create(f"vgg16_bn_32:width={args.width}", channels=on.input_shape[0], classes=on.classes)
+        net = lp.zoo.create(f"vgg16_bn_32:width={args.width},resolution=32", channels=on.input_shape[0], classes=on.classes)
         plain = lp.Recipe([lp.Fit(epochs=args.epochs, lr=0.05, precision="bf16-mixed")])
         start = run(net, plain, Bench(on, KEPT / "store", args.seed)).model.eval()
         size = 4 * sum(p.numel() for p in start.parameters()) / TIMES
