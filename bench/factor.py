@@ -30,7 +30,7 @@ from torch import nn
 import lilliput as lp
 from lilliput.distill import Hinton
 from lilliput.export import export
-from lilliput.factor import Factorize, forms
+from lilliput.factor import Factorize, forms, stages
 from lilliput.measure import hardware, time_files, versions
 from lilliput.measure.accuracy import accuracy
 from lilliput.recipe import Bench, Recipe, run
@@ -40,6 +40,7 @@ KEPT = ROOT / "out/factor"
 WEIGHTS = Path(os.environ.get("LILLIPUT_WEIGHTS", "."))
 MIXES: dict[str, dict[str, Any]] = {
     "best of svd, spatial, tucker2": {"method": ("svd", "spatial", "tucker2")},
+    "best of three, in two stages": {"method": ("svd", "spatial", "tucker2")},
     "group, 4 with shuffle": {"method": "group", "options": {"groups": 4, "shuffle": True}},
     "separable, relu between": {"method": "separable", "options": {"relu": True}},
     "svd, shared by the largest error": {"method": "svd", "allocate": "max"},
@@ -58,9 +59,11 @@ def method(name: str, macs: float, plain: bool) -> Factorize:
 
 
 def recipe(key: dict[str, Any]) -> Recipe:
-    """Factorize, statistics, distil."""
-    fit = lp.Fit(epochs=key["epochs"], lr=key["lr"], precision=key["precision"], distill=Hinton())
-    return Recipe((method(key["method"], key["share"], key["how"] == "plain"), lp.BatchNorm(), fit))
+    """Factorize, statistics, distil; or half of the way, and half of the epochs, twice."""
+    parts = 2 if key["method"].endswith("in two stages") else 1
+    fit = lp.Fit(epochs=key["epochs"] // parts, lr=key["lr"], precision=key["precision"], distill=Hinton())
+    whole = method(key["method"], key["share"], key["how"] == "plain")
+    return Recipe(tuple(stages(whole, parts, [lp.BatchNorm(), fit])))
 
 
 def start(net: str) -> nn.Module:
