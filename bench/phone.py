@@ -2,12 +2,12 @@
 
     python bench/phone.py [--data cifar10] [--nets resnet20] [--split test] [--seconds 20]
 
-Needs `pip install 'lilliput[phone]'` and, for every net, $LILLIPUT_WEIGHTS/NAME-cifar10.safetensors. `quant.Quantize` with its
-defaults; the same images, one at a time, through PyTorch's simulation, PyTorch in integers (`quant.integers`), ONNX Runtime and
-ExecuTorch. Agreement is the share of images that two programs give the same class, "equal" the share of outputs that are the
-same within 1e-5 of the largest: no level of a last quantizer is that small. Float and integer files are timed in turns, on one
-thread. MobileNetV2 is exported with random weights, to see which operators become integers. Writes bench/results/phone.json.
-Run it alone.
+Needs ExecuTorch, which `make test-phone` puts into .phone-venv, and $LILLIPUT_WEIGHTS/NAME-cifar10.safetensors. The network
+after `quant.Quantize` with its defaults, on the same images, through PyTorch's simulation, PyTorch in integers
+(`quant.integers`), ONNX Runtime and ExecuTorch, which takes one image at a time. Agreement is the share of images that two
+programs give the same class, "equal" the share of outputs that are the same within 1e-5 of the largest, which is less than a
+level. Float and integer files are timed in turns, on one thread. MobileNetV2 is exported with random weights, to see which
+operators become integers. Writes bench/results/phone.json. Run it alone.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,11 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=["val", "test"])
     parser.add_argument("--seconds", type=float, default=20.0)
     arguments = parser.parse_args()
+    if find_spec("executorch") is None:
+        there = ROOT / ".phone-venv/bin/python"
+        if not there.exists() or sys.prefix == str(ROOT / ".phone-venv"):
+            sys.exit("executorch is not installed; run `make test-phone`")
+        os.execv(there, [str(there), *sys.argv])
     task = open_task(arguments.data, seed=SEED)
     nets = {net: measure(net, task, arguments) for net in arguments.nets}
     islands = {net: untrained(net) for net in ("mobilenet_v2_32",)}

@@ -36,7 +36,7 @@ def test_it_ends_with_three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return "" if not exit.value.code or docs_check.MISSED in said else said
 
     assert docs_check.check(PAGE, command) == []
-    written = ("phone/model.onnx", "phone/model.lil", "phone/report.html", "floats/model.lil")
+    written = ("phone/model.onnx", "phone/model.lil", "phone/report.html")
     assert all((tmp_path / "out" / name).stat().st_size > 0 for name in written)
     if importlib.util.find_spec("executorch") is None:
         pytest.skip("all but the .pte: executorch is not installed")
