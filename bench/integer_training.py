@@ -3,12 +3,14 @@
     python bench/integer_training.py [--epochs N] [--images N] [--seeds 0 1 2] [--only NAME...]
     python bench/integer_training.py table      writes bench/results/integer_training.json
 
-All rows start from $LILLIPUT_WEIGHTS/resnet20-cifar10.safetensors, train for the same epochs with the float network as teacher,
-and are read on test once, at the last epoch. W4A4 has 4 bits for weights and inputs; the first and the last layer have 8, as is
-usual. The rows of DoReFa are W/A/G, with G the bits of gradients; there the first and the last layer are in floats, as in the
-paper. Rows that begin with the inputs spend half of the epochs on them, and quantize the weights then. `dense` is the float
-network itself, trained for as long. Every row does what is missing, in out/integer_training; a run that was stopped goes on,
-and several processes share the list. Needs CIFAR-10 where `lilliput data` finds it.
+All rows start from $LILLIPUT_WEIGHTS/resnet20-cifar10.safetensors, train for the same epochs with the float network as
+teacher, and are read on test once, at the last epoch. W4A4 has 4 bits for weights and inputs; the first and the last layer
+have 8, as is usual. "Sums of 8": what additions read and return has 8 bits, and convolutions quantize it once more; without
+it the sums have as few bits as the inputs. "Inputs first" spends half of the epochs on inputs, and quantizes the weights
+then. The rows of DoReFa are W/A/G, with G the bits of gradients; there the first and the last layer are in floats, as in
+the paper. `dense` is the float network itself, trained for as long. Every row does what is missing, in
+out/integer_training; a run that was stopped goes on, and several processes share the list. Needs CIFAR-10 where `lilliput
+data` finds it.
 """
 
 from __future__ import annotations
@@ -35,11 +37,11 @@ KEPT, RESULT = ROOT / "out/integer_training", ROOT / "bench/results/integer_trai
 EDGES = ("conv1", "linear")  # the first layer and the last
 
 
-def learned(bits: int, inputs: int, form: str = "lsq") -> Quantize:
+def learned(bits: int, inputs: int, form: str = "lsq", sums: int = 0) -> Quantize:
     """Weights and inputs of so many bits (32: floats) with learned steps, the first and the last layer in 8."""
     edges = dict.fromkeys(EDGES, 8)
     return Quantize(bits=bits, activations=inputs, learn=form, norms="keep", widths=edges if bits < 32 else {},
-                    input_widths=edges if inputs < 32 else {})  # fmt: skip
+                    input_widths=edges if inputs < 32 else {}, sums=sums)  # fmt: skip
 
 
 def dorefa(weights: int, inputs: int, gradients: int) -> Quantize:
@@ -52,6 +54,9 @@ ROWS: dict[str, tuple[Quantize, ...]] = {
     "W4A4 lsq": (learned(4, 4),),
     "W3A3 lsq": (learned(3, 3),),
     "W2A2 lsq": (learned(2, 2),),
+    "W4A4 lsq, sums of 8": (learned(4, 4, sums=8),),
+    "W3A3 lsq, sums of 8": (learned(3, 3, sums=8),),
+    "W2A2 lsq, sums of 8": (learned(2, 2, sums=8),),
     "W4A4 lsq, inputs first": (learned(32, 4), learned(4, 32)),
     "W3A3 lsq, inputs first": (learned(32, 3), learned(3, 32)),
     "W2A2 lsq, inputs first": (learned(32, 2), learned(2, 32)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from lilliput.core.method import Look
 from lilliput.core.perform import bake, perform
 from lilliput.core.record import edits
 from lilliput.errors import ConfigError, DataError, EditError, UnknownName
+from lilliput.export import export
 from lilliput.quant import Quantize, ranges
 from lilliput.quant.scales import saturating
 
@@ -37,6 +39,29 @@ def test_every_rule_for_ranges_works(rule: str) -> None:
     model, x = resnet(), images(32)
     wanted = outputs(model, x)
     assert outputs(Quantize(range=rule)(model, look()), x).sub(wanted).norm() < 0.1 * wanted.norm()
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_sums_of_more_bits_lose_less_and_layers_keep_their_width(bits: int, tmp_path: Path) -> None:
+    model, x = resnet(), images(64)
+    wanted = outputs(model, x)
+    plain, apart = (Quantize(bits=8, activations=bits, sums=sums)(model, look()) for sums in (0, 8))
+    assert outputs(apart, x).sub(wanted).norm() < outputs(plain, x).sub(wanted).norm()
+    widths = {(e.site, e.tensor): e.spec["bits"] for e in edits(apart) if isinstance(e, Map) and e.tensor != "weight"}
+    assert all(width == bits for (_, tensor), width in widths.items() if tensor == "input")
+    assert 8 in widths.values()
+    done = export(apart, images(1), tmp_path / "net.onnx")
+    assert done.integer_nodes["QLinearConv"] == export(plain, images(1), tmp_path / "net.onnx").integer_nodes["QLinearConv"]
+
+
+def test_sums_as_wide_as_the_rest_change_nothing() -> None:
+    plain, same = (Quantize(activations=4, sums=sums).plan(resnet(), look()) for sums in (0, 4))
+    assert to_json(plain) == to_json(same)
+
+
+def test_sums_of_no_width_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"`sums` \(=9\) is not a width"):
+        Quantize(sums=9)(resnet(), look())
 
 
 def test_everything_in_floats_is_no_edit() -> None:

@@ -3,7 +3,8 @@
 ONNX Runtime turns quantized inputs → Conv (→ Relu) → quantizer into one integer kernel, and so Add, Concat, Gemm and average
 pools. So every value that such an operation reads gets one quantizer, never two: at the "input" of the layer that is its
 only reader, else at the "output" of the module that returns it, else before the ReLU that makes it (an unsigned quantizer
-with zero point 0 is a ReLU itself). Operations that only move values (views, slices, max pooling) are looked through; what a
+with zero point 0 is a ReLU itself). Where sums have a width of their own, the layers that read one quantize it once more at
+their "input". Operations that only move values (views, slices, max pooling) are looked through; what a
 concatenation joins shares one grid, so that joining needs no arithmetic.
 """
 
@@ -36,22 +37,24 @@ class Spot:
 @dataclass
 class Placement:
     """The layers whose weights become integers, the spots of activations (those in one tuple share a grid), which of these
-    tuples each layer's input is on the grid of, and what stays in floats, with the reason."""
+    tuples each layer's input is on the grid of, which are of sums (what additions and means read), where these are apart, and
+    what stays in floats, with the reason."""
 
     layers: list[str] = field(default_factory=list)
     spots: list[tuple[Spot, ...]] = field(default_factory=list)
     inputs: dict[str, int] = field(default_factory=dict)
+    sums: set[int] = field(default_factory=set)
     floats: dict[str, str] = field(default_factory=dict)
 
 
-def place(model: nn.Module, graph: Graph, skip: Callable[[str], bool]) -> Placement:
-    """Decide for a network whose norms are folded. `skip(site)` keeps a layer in floats."""
-    return _Placer(model, graph, skip).run()
+def place(model: nn.Module, graph: Graph, skip: Callable[[str], bool], apart: bool = False) -> Placement:
+    """Decide for a network whose norms are folded. `skip(site)` keeps a layer in floats; `apart`: sums have their own width."""
+    return _Placer(model, graph, skip, apart).run()
 
 
 class _Placer:
-    def __init__(self, model: nn.Module, graph: Graph, skip: Callable[[str], bool]) -> None:
-        self.model, self.graph, self.skip = model, graph, skip
+    def __init__(self, model: nn.Module, graph: Graph, skip: Callable[[str], bool], apart: bool) -> None:
+        self.model, self.graph, self.skip, self.apart = model, graph, skip, apart
         self.found = Placement()
         self.integer: set[Op] = set()
         self.needs: dict[int, list[Op]] = {}  # the readers for which a value must be quantized
@@ -151,8 +154,15 @@ class _Placer:
         readers = list(dict.fromkeys(op for value in values for op in self.needs[value]))
         count = len(self.found.spots)
         self._choose(values, readers)
-        if len(self.found.spots) > count:
-            self.found.inputs.update({op.site: count for op in readers if op.kind in ("conv", "linear")})
+        if len(self.found.spots) == count:
+            return
+        layers = [op.site for op in readers if op.kind in ("conv", "linear")]
+        if self.apart and len(layers) < len(readers):
+            self.found.sums.add(count)
+            self.found.spots.extend((Spot(site, "input"),) for site in layers)
+            self.found.inputs.update({site: count + 1 + i for i, site in enumerate(layers)})
+        else:
+            self.found.inputs.update(dict.fromkeys(layers, count))
 
     def _choose(self, values: Sequence[int], readers: Sequence[Op]) -> None:
         hosts = all(op.kind in ("conv", "linear") for op in readers)

@@ -44,7 +44,8 @@ class Quantize(Method):
 
     ŵ = clamp(round(w/s_c))·s_c,   x̂ = (clamp(round(x/s) + z) − z)·s     (quant/integer; places: quant/place)
     bits, activations: widths of weights and activations: 2 to 8, 16, or 32, which leaves them alone; or fp16 and bf16.
-    Above 8 nothing runs as integers. widths, input_widths: other widths of the weights and inputs of some layers, by pattern.
+    Above 8 nothing runs as integers. widths, input_widths: other widths of the weights and inputs of some layers, by pattern;
+    sums: the width of what additions and means read, where it is another than `activations`: layers then quantize it once more.
     range: the rule for activations (quant/ranges); weights: "mse" or "max"; scales: one a "channel" or one a "tensor".
     round: "nearest", "descent", "adaround" (quant/rounding) or "block" (quant/blocks); correct: biases by what the float
     network says (quant/reconstruct). images: how many calibrate; source: "data", or "norms", which needs none (synthesize).
@@ -74,6 +75,7 @@ class Quantize(Method):
     norms: str = "fold"
     widths: dict[str, int] = field(default_factory=dict)
     input_widths: dict[str, int] = field(default_factory=dict)
+    sums: int = 0
 
     def check(self) -> None:
         """Widths, rules and numbers that exist."""
@@ -101,6 +103,10 @@ class Quantize(Method):
             for pattern, bits in given.items():
                 if bits not in (*WIDTHS, 32):
                     raise ConfigError(f"`{option}`: `{pattern}` (={bits}) is not a width; there are 2 to 8, 16 and 32 (floats)")
+        if self.sums not in (0, *WIDTHS, 32):
+            raise ConfigError(
+                f"`sums` (={self.sums}) is not a width; there are 2 to 8, 16 and 32 (floats), and 0 for `activations`"
+            )
         if self.gradients not in (*GRADIENTS, 32):
             raise ConfigError(f"`gradients` (={self.gradients}) is not a width; there are 2 to 8 and 32 (floats)")
 
@@ -158,7 +164,8 @@ class Quantize(Method):
             for pattern in getattr(self, option):
                 if not any(fnmatchcase(site, pattern) for site in sites):
                     raise ConfigError(f"`{option}`: no layer is called `{pattern}`")
-        return place(folded, watch(folded, example), lambda site: any(fnmatchcase(site, p) for p in self.skip))
+        skip = lambda site: any(fnmatchcase(site, p) for p in self.skip)  # noqa: E731
+        return place(folded, watch(folded, example), skip, apart=self.sums not in (0, self.activations))
 
     def _images(self, model: nn.Module, look: Look) -> list[Tensor]:
         if self.source == "norms":
@@ -198,6 +205,9 @@ class Quantize(Method):
             readers.setdefault(number, []).append(site)
         made: list[int | str] = []
         for number, _ in enumerate(found.spots):
+            if number in found.sums:
+                made.append(self.sums)
+                continue
             own = [_width(self.input_widths, site, "") for site in readers.get(number, [])]
             made.append(max(w for w in own if isinstance(w, int)) if own and all(own) else self.activations)
         return made
@@ -260,7 +270,7 @@ def _behind_norms(found: Placement, folds: list[Edit]) -> Placement:
         tuple(Spot(norms.get(s.site, s.site) if s.tensor == "output" else s.site, s.tensor, s.limit) for s in spots)
         for spots in found.spots
     ]
-    return Placement(found.layers, moved, found.inputs, found.floats)
+    return Placement(found.layers, moved, found.inputs, found.sums, found.floats)
 
 
 def _is_depthwise(layer: nn.Module) -> bool:
