@@ -56,7 +56,7 @@ fuzz: .venv/installed ## the attacks on everything that reads bytes, with many m
 
 INPUTS ?= 10000000
 SEED ?= 1
-SANITIZED = -DALONE -std=c++17 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -Icsrc
+SANITIZED = -DALONE -std=c++17 -g -O2 -fsanitize=address,undefined -fno-sanitize-recover=all -Icsrc
 
 fuzz-native: build/fuzz_codec ## the native decoder on INPUTS made-up inputs drawn from SEED, under sanitizers
 	@build/fuzz_codec $(INPUTS) $(SEED)

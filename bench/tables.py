@@ -81,16 +81,18 @@ def integer_training() -> str:
     return page(grid(head, rows), [machine(result)])
 
 
-def factor(net: str) -> str:
+def factor() -> str:
     """Every factorization at equal multiply-adds."""
-    result = load(f"factor_{net}")
+    results = [load(f"factor_{net}") for net in ("resnet20", "resnet56")]
     rows = [
-        (r["method"], f"{r['effective_macs']:.2f}x", f"{r['params']:.2f}x", f"{r['lost']:.2f}" + spread(r["spread"]),
-         f"{r['latency']:.2f}x", f"{r['epochs']} of {r['images']:,} images", str(len(r["seeds"])))
-        for r in sorted(result["rows"], key=lambda r: (-r["share"], -r["epochs"] * r["images"], r["lost"]))
+        (f"`{result['net']}`", r["method"], f"{r['effective_macs']:.2f}x", f"{r['params']:.2f}x",
+         f"{r['lost']:.2f}{spread(r['spread'])}", f"{r['latency']:.2f}x", f"{r['epochs']} of {r['images']:,}",
+         str(len(r["seeds"])))
+        for result in results
+        for r in sorted(result["rows"], key=lambda r: (-r["epochs"] * r["images"], -r["share"], r["lost"]))
     ]  # fmt: skip
-    head = (f"`{net}`, CIFAR-10", "multiply-adds", "parameters", "points lost", "latency", "epochs", "seeds")
-    return page(grid(head, rows), [machine(result)])
+    head = ("network", "method", "multiply-adds", "parameters", "points lost", "latency", "epochs of images", "seeds")
+    return page(grid(head, rows), ["CIFAR-10, the last epoch, on test. " + machine(results[0])])
 
 
 def spread(value: float | None) -> str:
@@ -172,3 +174,27 @@ def compact() -> str:
     said = f"Validation accuracy, no training on either side; in floats {floats}. nncodec {result['versions']['nncodec']}. "
     head = ("network", "nncodec, %", "bytes", "`quant.rate`, %", "bytes", "fewer")
     return page(grid(head, rows), [said + machine(result)])
+
+
+def smallest() -> str:
+    """What training, shared values and plain rounding come to."""
+    result = load("smallest")
+    trained = []
+    for r in result["trained"]:
+        lost = [f"{r['float']['test'] - r[part]['test']:+.2f}" if part in r else "" for part in ("trained", "packed")]
+        size = f"{r['bytes']:,}" if "bytes" in r else "not reached"
+        times = f"{r['float_bytes'] / r['bytes']:.0f}x" if "bytes" in r else ""
+        settings = f"{r['rate']:.0%}, {r['strength']:g}"
+        trained.append((f"`{r['name']}`", settings, f"{r['epochs']} of {r['images']:,}", f"{r['float']['test']:.2f}", *lost,
+                        f"{r['wanted_bytes']:,}", size, times))  # fmt: skip
+    head = ("network", "zeros, strength", "epochs of images", "float, %", "points lost, trained", "in the file",
+            "bytes asked for", "bytes", "smaller")  # fmt: skip
+    lines = []
+    for r in result["entropy"]:
+        least = f"the order-0 entropies of its parts come to {r['order0_bytes']:,}"
+        lines.append(f"SqueezeNet 1.0, 256 shared values a layer, a third of its weights: {r['bytes']:,} bytes; {least}.")
+    for r in result["speed"]:
+        times = f"packed in {r['pack_seconds']:.1f} s and loaded in {r['load_seconds']:.1f} s"
+        lines.append(f"VGG-16 in 8 bits ({r['parameters']:,} parameters, {r['bytes']:,} bytes) is {times}.")
+    lines.append(f"The last epoch, on test, seed {result['trained'][0]['seed']}. {machine(result)}")
+    return page(grid(head, trained), *[[line] for line in lines])
