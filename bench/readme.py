@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tables
 from described import benchmarks, recipes
-from tables import load, lottery, machine
+from tables import load, machine
 
 ROOT = Path(__file__).parent.parent
 
@@ -271,7 +272,9 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"measured": text},
     "docs/zoo.md": {"mobile": mobile, "profiler": profiler},
     "docs/pruning.md": {"channel_speed": channel_speed, "planning": planning, "channels": channels, "coverage": coverage},
-    "docs/sparsity.md": {"sparse": sparse, "lottery": lottery},
+    "docs/sparsity.md": {"sparse": sparse, "lottery": tables.lottery},
+    "docs/integer.md": {"integer": tables.integer, "integer_training": tables.integer_training},
+    "docs/rate.md": {"compact": tables.compact, "smallest": tables.smallest, "codec": tables.codec},
     "docs/benchmarks.md": {"benchmarks": lambda: benchmarks(PAGES)},
     "docs/recipes.md": {"recipes": recipes},
     "docs/kernels.md": {"kernels": kernels, "binary_peers": binary_peers, "sparse_latency": sparse_latency},

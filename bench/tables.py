@@ -58,13 +58,15 @@ def integer() -> str:
     cost = [
         (f"`{net}`", f"{rows['float']['latency_ms']['median']:.3g}", f"{ratio(rows['int8'], rows['float']):.2f}x",
          f"{ratio(rows[theirs], rows['float']):.2f}x", f"{rows['int8']['bytes'] / rows['float']['bytes']:.1%}",
-         f"{rows['int8']['integer_nodes']}, {len(rows['int8']['float_nodes'])}")
+         f"{sum(rows['int8']['integer_nodes'].values())}, {len(rows['int8']['float_nodes'])}")
         for net, rows in result["nets"].items()
     ]  # fmt: skip
     said = (
         f"Test accuracy of the `.onnx` files against that of the float network, {result['images']} images for calibration "
-        f"(1,024 for W4A8); nothing is trained. The first two are on CIFAR-10, the third is {result['mobilenet_v2_32']}. "
+        f"(1,024 for W4A8); nothing is trained. The ResNets are on CIFAR-10."
     )
+    if "mobilenet_v2_32" in judged:
+        said += f" The MobileNetV2 is {result['mobilenet_v2_32']}."
     fast = "ONNX Runtime, one thread, batch 1, in turns. " + machine(result)
     return page(grid(("points lost", *(f"`{n}`" for n in judged)), lost), [said], grid(head, cost), [fast])
 
