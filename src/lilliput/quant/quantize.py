@@ -164,8 +164,8 @@ class Quantize(Method):
             for pattern in getattr(self, option):
                 if not any(fnmatchcase(site, pattern) for site in sites):
                     raise ConfigError(f"`{option}`: no layer is called `{pattern}`")
-        skip = lambda site: any(fnmatchcase(site, p) for p in self.skip)  # noqa: E731
-        return place(folded, watch(folded, example), skip, apart=self.sums not in (0, self.activations))
+        apart = self.sums not in (0, self.activations)
+        return place(folded, watch(folded, example), lambda site: any(fnmatchcase(site, p) for p in self.skip), apart)
 
     def _images(self, model: nn.Module, look: Look) -> list[Tensor]:
         if self.source == "norms":
