@@ -157,12 +157,17 @@ class _Placer:
         if len(self.found.spots) == count:
             return
         layers = [op.site for op in readers if op.kind in ("conv", "linear")]
-        if self.apart and len(layers) < len(readers):
+        if self.apart and (len(layers) < len(readers) or any(self._summed(value) for value in values)):
             self.found.sums.add(count)
             self.found.spots.extend((Spot(site, "input"),) for site in layers)
             self.found.inputs.update({site: count + 1 + i for i, site in enumerate(layers)})
         else:
             self.found.inputs.update(dict.fromkeys(layers, count))
+
+    def _summed(self, value: int) -> bool:
+        """Whether an addition reads a value, in integers or in floats."""
+        readers = self.graph.readers.get(value, [])
+        return any(op.kind == "add" or (op.kind == "move" and any(map(self._summed, op.outputs))) for op in readers)
 
     def _choose(self, values: Sequence[int], readers: Sequence[Op]) -> None:
         hosts = all(op.kind in ("conv", "linear") for op in readers)
