@@ -10,6 +10,12 @@
 
 #include <vector>
 
+#if defined(__GNUC__) || defined(__clang__)
+#define LILLIPUT_RARE __attribute__((noinline, cold))
+#else
+#define LILLIPUT_RARE
+#endif
+
 namespace lilliput {
 
 constexpr uint32_t kOne = 1u << 16;      // a probability of one
@@ -43,6 +49,10 @@ inline void learn(Cell& c, int bit, uint32_t limit) {
   c = static_cast<uint32_t>(moved) << 10 | (n < limit ? n + 1 : n);
 }
 
+inline uint32_t big_endian(const uint8_t* data) {
+  return static_cast<uint32_t>(data[0]) << 24 | static_cast<uint32_t>(data[1]) << 16 | static_cast<uint32_t>(data[2]) << 8 | data[3];
+}
+
 class Encoder {
  public:
   static constexpr bool decodes = false, learns = true;
@@ -63,6 +73,8 @@ class Encoder {
     }
     return b;
   }
+
+  int even_bit(uint32_t p, int b) { return bit(p, b); }
 
   void finish() {
     const uint64_t rounded = (low_ + (kNarrow - 1)) & ~(kNarrow - 1);
@@ -96,18 +108,24 @@ class Decoder {
     code_ |= word();
   }
 
+  // A bit that is mostly foreseen: the processor goes on with what it expects.
   int bit(uint32_t p, int) {
     const uint64_t bound = (range_ >> 16) * p;
-    // Masks, since which side a bit is on cannot be foreseen, and compilers make branches of some choices.
-    const uint64_t below = 0 - static_cast<uint64_t>(code_ < bound), above = range_ - bound;
+    const bool b = code_ < bound;
+    range_ = b ? bound : range_ - bound;
+    code_ -= b ? 0 : bound;
+    refill();
+    return b;
+  }
+
+  // The same for a bit that cannot be foreseen: masks, where a compiler would make branches.
+  int even_bit(uint32_t p, int) {
+    const uint64_t bound = (range_ >> 16) * p, above = range_ - bound;
+    const uint64_t below = 0 - static_cast<uint64_t>(code_ < bound);
     range_ = above ^ ((above ^ bound) & below);
     code_ -= bound & ~below;
-    const int b = static_cast<int>(below & 1);
-    if (range_ < kNarrow) {
-      code_ = code_ << 32 | word();
-      range_ <<= 32;
-    }
-    return b;
+    refill();
+    return static_cast<int>(below & 1);
   }
 
   // Bytes read, less the four that the end does not need; more than there are once bytes were missing.
@@ -115,15 +133,22 @@ class Decoder {
   bool missing() const { return at_ > size_ + 4; }
 
  private:
-  uint32_t word() {
-    uint32_t value = 0;
-    if (at_ + 4 <= size_) {
-      value = static_cast<uint32_t>(data_[at_]) << 24 | static_cast<uint32_t>(data_[at_ + 1]) << 16 |
-              static_cast<uint32_t>(data_[at_ + 2]) << 8 | data_[at_ + 3];
-    } else {
-      for (size_t i = 0; i < 4; ++i) value = value << 8 | (at_ + i < size_ ? data_[at_ + i] : 0u);
+  void refill() {
+    if (range_ < kNarrow) {
+      code_ = code_ << 32 | word();
+      range_ <<= 32;
     }
-    at_ += 4;
+  }
+
+  uint32_t word() {
+    const size_t at = at_;
+    at_ = at + 4;
+    return at + 4 <= size_ ? big_endian(data_ + at) : past_end(at);
+  }
+
+  LILLIPUT_RARE uint32_t past_end(size_t at) const {
+    uint32_t value = 0;
+    for (size_t i = 0; i < 4; ++i) value = value << 8 | (at + i < size_ ? data_[at + i] : 0u);
     return value;
   }
 
@@ -140,6 +165,7 @@ class Counter {
     total_ += kTables.cost[(b ? p : kOne - p) >> 4];
     return b;
   }
+  int even_bit(uint32_t p, int b) { return bit(p, b); }
   uint64_t total() const { return total_; }
 
  private:
@@ -164,14 +190,14 @@ inline int coded(IO& io, Cell& c, int b, uint32_t limit) {
 // Both cells that may come next, and their chances, are there before it is known which one does: a decoder would wait for it.
 template <class IO>
 inline uint64_t by_tree(IO& io, Cell* tree, uint64_t value, int n, uint32_t limit) {
+  if (n == 0) return 1;
   uint64_t found = 1;
   Cell now = tree[1];
   uint32_t p = chance(now);
-  for (int i = n - 1; i >= 0; --i) {
-    const Cell* next = tree + (i > 0 ? 2 * found : 0);
-    const Cell zero = next[0], one = next[1];
+  for (int i = n - 1; i > 0; --i) {
+    const Cell zero = tree[2 * found], one = tree[2 * found + 1];
     const uint32_t if_zero = chance(zero), if_one = chance(one);
-    const int b = io.bit(p, static_cast<int>(value >> i & 1));
+    const int b = io.even_bit(p, static_cast<int>(value >> i & 1));
     const uint32_t taken = 0u - static_cast<uint32_t>(b);
     p = if_zero ^ ((if_zero ^ if_one) & taken);
     if constexpr (IO::learns) learn(now, b, limit);
@@ -179,7 +205,10 @@ inline uint64_t by_tree(IO& io, Cell* tree, uint64_t value, int n, uint32_t limi
     now = zero ^ ((zero ^ one) & taken);
     found = found << 1 | static_cast<uint64_t>(b);
   }
-  return found;
+  const int b = io.even_bit(p, static_cast<int>(value & 1));
+  if constexpr (IO::learns) learn(now, b, limit);
+  tree[found] = now;
+  return found << 1 | static_cast<uint64_t>(b);
 }
 
 // One bit by several cells whose opinions are weighted: p = squash(sum of w·stretch(p_i)). The weights follow the error.

@@ -6,6 +6,7 @@ these keep loading. `python tests/store/test_lil_golden.py` wrote the files.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from lil_samples import small  # noqa: E402
 
 from lilliput import kernels  # noqa: E402
 from lilliput.core.edits import Map, Resize  # noqa: E402
-from lilliput.store import load, save  # noqa: E402
+from lilliput.core.perform import perform  # noqa: E402
+from lilliput.core.record import Record  # noqa: E402
+from lilliput.store import load, rebuild, save  # noqa: E402
 from lilliput.store.tensors import same  # noqa: E402
 
 FILES = {coder: ROOT / "tests" / "golden" / f"version{n}.lil" for n, coder in enumerate(("plain", "context"), start=1)}
@@ -35,6 +38,14 @@ def model() -> nn.Module:
     maps = [("layer2.0.conv1", "mask", {}), ("layer2.0.conv1", "grid", {"bits": 4}), ("layer3.0.conv1", "sign", {})]
     edits = (*resizes, *(Map(site, "weight", f"test.{name}", spec) for site, name, spec in maps))
     return small(edits, "resnet8:width=0.125")
+
+
+def test_loading_does_not_import_what_takes_a_second(tmp_path: Path) -> None:
+    file = tmp_path / "net.lil"
+    save(perform(rebuild(Record("resnet8")), [Map("conv1", "weight", "grid", {})]), file)
+    code = f"import sys, lilliput; lilliput.load({str(file)!r}); print({{'torch._dynamo', 'sympy'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "set()", done.stderr
 
 
 @pytest.mark.parametrize("coder", list(FILES))

@@ -123,6 +123,7 @@ class _Coarse(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override] # of one output
-        most = grad.flatten(1).abs().amax(1).clamp(min=1e-30).view(-1, *[1] * (grad.dim() - 1))
-        noisy = (grad / (2 * most) + 0.5) * ctx.last + (torch.rand_like(grad) - 0.5)
-        return 2 * most * (noisy.round().clamp(0, ctx.last) / ctx.last - 0.5), None
+        exact = grad.float()  # in fewer bits ½ + g/(2m) has no room for the levels
+        most = exact.flatten(1).abs().amax(1).clamp(min=1e-30).view(-1, *[1] * (grad.dim() - 1))
+        noisy = (exact / (2 * most) + 0.5) * ctx.last + (torch.rand_like(exact) - 0.5)
+        return (2 * most * (noisy.round().clamp(0, ctx.last) / ctx.last - 0.5)).to(grad.dtype), None

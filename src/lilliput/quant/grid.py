@@ -11,6 +11,7 @@ from lilliput.core.maps import Codes, Quantizer, maps, take
 from lilliput.errors import EditError
 
 HIGH = 2**15 - 1
+SQRT2_BITS = 0x3504F3  # what follows the exponent of √2 in a float32
 LEVELS = 127  # of a row's largest magnitude, where nothing else decides the steps
 
 
@@ -67,9 +68,10 @@ class Grid(Quantizer):
     def spread(self) -> Tensor:
         """The step of every weight, (rows, kernels, taps). Exact: a power of two, or one times √2 as a float32."""
         first, rows, kernels, taps = self.steps.int().split([1, self.rows, self.kernels, self.taps])
-        twice = first + rows.view(-1, 1, 1) + kernels.view(-1, 1) + taps
-        odd = torch.where(twice % 2 == 1, 2**0.5, 1.0).to(torch.float32)
-        return torch.ldexp(odd, (twice // 2).clamp(-120, 120))
+        twice = first + rows.view(-1, 1, 1) + _brief(kernels).view(-1, 1) + _brief(taps)
+        exponents = (twice >> 1).clamp_(-120, 120).add_(127)
+        bits = exponents.bitwise_left_shift_(23).add_((twice & 1).mul_(SQRT2_BITS))
+        return bits.view(torch.float32).expand(self.rows, self.kernels, self.taps)
 
     def forward(self, w: Tensor) -> Tensor:
         step = self.spread().view(w.shape)
@@ -80,9 +82,10 @@ class Grid(Quantizer):
         return quantized + torch.where(codes.abs() < HIGH, w - w.detach(), 0.0)
 
     def encode(self, tensor: Tensor) -> Codes:
-        """16-bit integers. NaN has no code."""
-        codes = (tensor.detach() / self.spread().view(tensor.shape)).round().clamp(-HIGH, HIGH)
-        return Codes(codes.to(torch.int16), -HIGH, HIGH, {"steps": self.steps})
+        """16-bit integers within the bounds that these keep to. NaN has no code."""
+        codes = (tensor.detach() / self.spread().view(tensor.shape)).round().clamp(-HIGH, HIGH).to(torch.int16)
+        low, high = (int(bound) for bound in codes.aminmax()) if codes.numel() else (0, 0)
+        return Codes(codes, min(low, 0), max(high, 0), {"steps": self.steps})
 
     def decode(self, codes: Codes) -> Tensor:
         return codes.values * self.spread().view(codes.values.shape)
@@ -97,3 +100,8 @@ class Grid(Quantizer):
 
     def extra_repr(self) -> str:
         return f"rows={self.rows}, kernels={self.kernels}, taps={self.taps}"
+
+
+def _brief(exponents: Tensor) -> Tensor:
+    """One zero for many: networks are large, and most need no factors of this kind."""
+    return exponents if exponents.is_meta or any(exponents.tolist()) else exponents[:1]
