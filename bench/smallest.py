@@ -1,7 +1,7 @@
 """The smallest files: trained for it, and beside what single numbers could take at best.
 
     python bench/smallest.py resnet20 [--epochs N] [--images N] [--rate R]    44 kB within 0.5 points, CIFAR-10
-    python bench/smallest.py vgg [--epochs N] [--images N] [--rate R]         200x within 0.5 points, Fashion-MNIST
+    python bench/smallest.py vgg [--epochs N] [--images N] [--rate R] [--params P]  200x within 0.5 points, Fashion-MNIST
     python bench/smallest.py squeezenet     a whole file against order-0 entropies; seconds
     python bench/smallest.py vgg16          138 million 8-bit weights: seconds to pack and to load; 2 GB of memory
     python bench/smallest.py table          writes bench/results/smallest.json
@@ -10,6 +10,7 @@ Every part does what is missing, in out/smallest, and can be stopped at any time
 $LILLIPUT_WEIGHTS/resnet20-cifar10.safetensors, `vgg` trains its own float network first. Both then train once more, with the
 float network as teacher, while the share of zeros rises to R and a penalty pulls weights to where they take few bits, and
 round without training (`quant.rate`) to the size that is asked for; the validation split decides, and test is read at the end.
+With P below 1 channels go before that, until the share P of the parameters is left.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from lilliput.errors import BudgetError
 from lilliput.measure import hardware, versions
 from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
-from lilliput.prune import Weights, gradual
+from lilliput.prune import Channels, Weights, gradual
 from lilliput.quant.rate_penalty import RatePenalty
 from lilliput.recipe import Bench, run
 from lilliput.search.rate import pack
@@ -60,7 +61,9 @@ def smaller(start: nn.Module, on: lp.Task, size: float, args: argparse.Namespace
         callbacks=(RatePenalty(strength=args.strength),),
     )  # fmt: skip
     every = max(1, args.epochs * len(on.train) // (fit.batch_size * 100))
-    recipe = lp.Recipe(gradual(Weights(rate=args.rate, allocate="global"), fit, every=every, until=0.6))
+    fewer = Channels(params=args.params, criterion="group_norm", allocate="global")
+    thinned = [fewer, lp.BatchNorm()] if args.params < 1 else []
+    recipe = lp.Recipe([*thinned, *gradual(Weights(rate=args.rate, allocate="global"), fit, every=every, until=0.6)])
     trained = run(start, recipe, Bench(on, KEPT / "store", args.seed)).model
     found = {
         "float": judged(start, on), "trained": judged(trained, on), "zeros": zeros(trained), "wanted_bytes": round(size),
@@ -87,7 +90,7 @@ def vgg(args: argparse.Namespace) -> None:
     def work() -> dict[str, Any]:
         torch.manual_seed(args.seed)
         net = lp.zoo.create(f"vgg16_bn_32:width={args.width},resolution=32", channels=on.input_shape[0], classes=on.classes)
-        plain = lp.Recipe([lp.Fit(epochs=args.epochs, lr=0.05, precision="bf16-mixed")])
+        plain = lp.Recipe([lp.Fit(epochs=args.float_epochs, lr=0.05, precision="bf16-mixed")])
         start = run(net, plain, Bench(on, KEPT / "store", args.seed)).model.eval()
         size = 4 * sum(p.numel() for p in start.parameters()) / TIMES
         return smaller(start, on, size, args, lr=0.02)
@@ -98,7 +101,7 @@ def vgg(args: argparse.Namespace) -> None:
 def key(name: str, args: argparse.Namespace, on: lp.Task) -> dict[str, Any]:
     """What a result belongs to."""
     named = {"name": name, "epochs": args.epochs, "images": len(on.train), "rate": args.rate}
-    return named | {"strength": args.strength, "seed": args.seed}
+    return named | {"strength": args.strength, "seed": args.seed} | ({"params": args.params} if args.params < 1 else {})
 
 
 def squeezenet(args: argparse.Namespace) -> None:
@@ -188,6 +191,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=0, help="training images; 0: all")
     parser.add_argument("--rate", type=float, help=f"the share of zeros; by default {RATES}")
     parser.add_argument("--strength", type=float, default=0.05, help="of the penalty on bits")
+    parser.add_argument("--params", type=float, default=1.0, help="the share of parameters that stays when channels go first")
+    parser.add_argument("--float-epochs", type=int, default=2, help="of the VGG before anything is compressed")
     parser.add_argument("--width", type=float, default=0.5, help="of the VGG")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
