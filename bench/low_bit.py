@@ -38,6 +38,7 @@ ROOT = Path(__file__).parent.parent
 KEPT, RESULT = ROOT / "out/low_bit", ROOT / "bench/results/low_bit.json"
 STAGES = ROOT / "recipes/deep_compression.yaml"
 CODERS = ("plain", "huffman", "context")
+GIVEN = "as given"  # the float network that weights are quantized of
 
 WEIGHTS: dict[str, LowBit | None] = {
     "float": None,
@@ -120,6 +121,8 @@ def judged(model: Any, on: lp.Task) -> dict[str, Any]:
 def weights(args: argparse.Namespace) -> None:
     """Quantized weights, and inputs of several bits, from the shared float network."""
     on, start = task("cifar10", args.images), trained()
+    given = {"name": GIVEN, "seed": 0, "epochs": 0, "images": len(on.train)}
+    once(KEPT / "weights", given, lambda: judged(start, on))
     for seed in args.seeds:
         for name, low in WEIGHTS.items():
             if not args.only or name in args.only:
@@ -180,11 +183,12 @@ def rows(part: str) -> list[dict[str, Any]]:
 
 
 def _row(key: tuple[Any, ...], results: list[dict[str, Any]]) -> dict[str, Any]:
-    points = [100 * r["accuracy"] for r in results]
+    points, layout = [100 * r["accuracy"] for r in results], BINARY.get(key[2], (None,))[0]
     sizes = {name: round(statistics.mean(r[name] for r in results)) for name in results[0] if "bytes" in name}
     return {
         **dict(zip(("images", "epochs", "name"), key, strict=True)), "seeds": len(points),
-        "accuracy": round(statistics.mean(points), 2), "stdev": round(statistics.stdev(points), 2) if len(points) > 1 else None,
+        "from": f"{layout} float" if layout else GIVEN, "accuracy": round(statistics.mean(points), 2),
+        "stdev": round(statistics.stdev(points), 2) if len(points) > 1 else None,
         "weight_bits": results[0]["weight_bits"], "input_bits": results[0]["input_bits"], **sizes,
         **{name: results[0][name] for name in ("recipe",) if name in results[0]},
     }  # fmt: skip

@@ -83,6 +83,33 @@ def integer_training() -> str:
     return page(grid(head, rows), [machine(result)])
 
 
+def low_bit() -> str:
+    """Quantizers of the literature beside the float network, and Deep Compression's stages."""
+    result = load("low_bit")
+    head = ("", "W/A, bits", "test accuracy, %", "points behind floats", "bytes", "epochs", "seeds")
+    parts = [grid((named, *head[1:]), [low_bit_row(r, result[part]) for r in result[part]])
+             for part, named in (("weights", "ResNet-20, from float weights"), ("binary", "binary layouts of ResNet-20"))
+             if result[part]]  # fmt: skip
+    stages = [
+        (r["name"], f"{r['accuracy']:.2f}", *(f"{r[f'bytes_{coder}']:,}" for coder in ("plain", "huffman", "context")))
+        for r in result["stages"]
+    ]
+    staged = [grid(("Deep Compression", "test accuracy, %", "bytes", "Huffman", "context coder"), stages)] if stages else []
+    images = ", ".join(
+        f"{n:,}" for n in sorted({r["images"] for part in ("weights", "binary", "stages") for r in result[part]})
+    )
+    return page(*parts, *staged, [f"CIFAR-10, {images} training images, the last epoch, on test. {machine(result)}"])
+
+
+def low_bit_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """A row beside the floats that it began from."""
+    floats = {r["name"]: r["accuracy"] for r in rows}
+    behind = f"{floats[row['from']] - row['accuracy']:.2f}" if row["from"] in floats else ""
+    spread = "" if row["stdev"] is None else f" ± {row['stdev']:.2f}"
+    return (row["name"], f"{row['weight_bits']:.3g}/{row['input_bits']:g}", f"{row['accuracy']:.2f}{spread}", behind,
+            f"{row['bytes']:,}", str(row["epochs"]), str(row["seeds"]))  # fmt: skip
+
+
 def lottery() -> str:
     """Winning tickets beside random and reinitialised ones."""
     result = load("sparse")
@@ -137,6 +164,7 @@ def smallest() -> str:
         size = f"{r['bytes']:,}" if "bytes" in r else "not reached"
         times = f"{r['float_bytes'] / r['bytes']:.0f}x" if "bytes" in r else ""
         settings = f"{r['rate']:.0%}, {r['strength']:g}"
+        settings += f"; channels first, {r['params']:.0%} of the parameters" if "params" in r else ""
         trained.append((f"`{r['name']}`", settings, f"{r['epochs']} of {r['images']:,}", f"{r['float']['test']:.2f}", *lost,
                         f"{r['wanted_bytes']:,}", size, times))  # fmt: skip
     head = ("network", "zeros, strength", "epochs of images", "float, %", "points lost, trained", "in the file",
