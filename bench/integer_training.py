@@ -102,15 +102,16 @@ def train(args: argparse.Namespace) -> None:
 
 
 def table() -> None:
-    """Mean and spread over seeds, and points below the float network that was trained as long."""
+    """Mean and spread over seeds, and points below the float network that was trained as long, or else the longest."""
     groups: dict[tuple[Any, ...], dict[str, list[dict[str, Any]]]] = {}
     for path in sorted((KEPT / "runs").glob("*.json")):
         found = json.loads(path.read_text())
         same = tuple(found[name] for name in ("epochs", "images", "lr", "precision"))
         groups.setdefault(same, {}).setdefault(found["name"], []).append(found)
     rows = []
-    for (epochs, images, lr, precision), named in groups.items():
-        dense = {r["seed"]: 100 * r["accuracy"] for r in named.get("dense", [])}
+    for (epochs, images, lr, precision), named in sorted(groups.items()):
+        alike = [found.get("dense", []) for same, found in sorted(groups.items()) if same[1:] == (images, lr, precision)]
+        dense = {r["seed"]: 100 * r["accuracy"] for found in [*alike, named.get("dense", [])] for r in found}
         for name in (n for n in ROWS if n in named):
             points = {r["seed"]: 100 * r["accuracy"] for r in named[name]}
             behind = [dense[seed] - points[seed] for seed in points if seed in dense]
