@@ -6,13 +6,13 @@
     python bench/distill.py overhead           seconds of a Fit with and without a teacher; run it alone on the machine
     python bench/distill.py table              writes bench/results/distill.json from what is there
 
-    --seeds 0,1,2  --epochs 6  --images 20000  --students thin,full  --from-weights
+    --seeds 0,1,2  --epochs 6  --images 20000  --students thin,full  --precision bf16-mixed  --from-weights
 
-Every run is a file in out/distill/<settings>; what is there is not done again, and a run that was stopped goes on from its last
-epoch. Within a part all runs see the same images in the same order for the same epochs; test accuracy is that of the last
-epoch, and nothing is chosen on it. One seed of all losses at a time, so that an early `table` is whole. On two cores the
-defaults take about 7 minutes for a run of `losses` on the thin student and 11 on the full one, 40 minutes for `little`, and
-40 minutes for `after`. Needs $LILLIPUT_WEIGHTS and the data where `lilliput data` finds it.
+Every run is a file in out/distill/<settings>; what is there is not done again, a run that was stopped goes on from its last
+epoch, and several processes share the list. Within a part all runs see the same images in the same order for the same epochs;
+test accuracy is that of the last epoch, and nothing is chosen on it. One seed of all losses at a time, so that an early `table`
+is whole. On two cores the defaults take about 7 minutes for a run of `losses` on the thin student and 11 on the full one, 40
+minutes for `little`, and 40 minutes for `after`. Needs $LILLIPUT_WEIGHTS and the data where `lilliput data` finds it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from stored import claimed, written
 from torch import nn
 
 import lilliput as lp
@@ -105,17 +106,18 @@ def score(model: nn.Module, data: lp.Task) -> float:
     return 100 * accuracy(model, data.batches("test", 500)).value
 
 
-def once(path: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` gives, from the file where it is there; `make` gets a folder to keep unfinished work in."""
-    if not path.exists():
+def once(path: Path, make: Callable[[Path], dict[str, Any]]) -> None:
+    """Run what is not in its file yet and not another process's; `make` gets a folder to keep unfinished work in."""
+    if path.exists():
+        return
+    with claimed(path.with_suffix(".claim")) as mine:
+        if not mine or path.exists():
+            return
         begun = path.with_suffix(".begun")
         found = make(begun)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found) + "\n")
+        written(path, json.dumps(found) + "\n")
         shutil.rmtree(begun, ignore_errors=True)
-    found = json.loads(path.read_text())
     print(f"{found['name']:40} seed {found['seed']}  {found['accuracy']:.2f} %  {found.get('seconds', 0):.0f} s", flush=True)
-    return dict(found)
 
 
 def row(name: str, seed: int, done: Any, data: lp.Task, **more: Any) -> dict[str, Any]:
@@ -130,7 +132,7 @@ def losses(asked: argparse.Namespace) -> None:
     for seed in asked.seeds:
         for student in asked.students:
             for name in asked.names or LOSSES:
-                plan = Fit(epochs=asked.epochs, batch_size=128, lr=0.1, distill=LOSSES[name])
+                plan = Fit(epochs=asked.epochs, batch_size=128, lr=0.1, distill=LOSSES[name], precision=asked.precision)
 
                 def make(folder: Path, name: str = name, seed: int = seed, student: str = student, plan: Fit = plan) -> Any:
                     if asked.from_weights and student == "full":
@@ -147,7 +149,7 @@ def losses(asked: argparse.Namespace) -> None:
 
 def losses_at(asked: argparse.Namespace) -> Path:
     """Where the runs of these settings lie."""
-    return KEPT / f"losses_{asked.images}_{asked.epochs}{'_from_weights' if asked.from_weights else ''}"
+    return KEPT / f"losses_{asked.images}_{asked.epochs}_{asked.precision}{'_from_weights' if asked.from_weights else ''}"
 
 
 def little(asked: argparse.Namespace) -> None:
@@ -164,6 +166,8 @@ def little(asked: argparse.Namespace) -> None:
             return row("all images, hard labels", seed, done, whole, fit=full.text(), images=len(whole.train))
 
         once(folder / f"teacher_{seed}.json", teach)
+        if not weights.exists():  # another process is at it
+            continue
         _, part = carve(whole.train.labels, LITTLE, seed)
         images = whole.train.subset(part)
         data = lp.Task(images, whole.test, whole.val, normalize=(whole.mean, whole.std), name="fashion-mnist, 3 %")
@@ -184,7 +188,7 @@ def after(asked: argparse.Namespace) -> None:
     for seed in asked.seeds:
         for name, (method, lr) in AFTER.items():
             for how, loss in (("plain", None), ("distilled", HINTON)):
-                plan = Fit(epochs=epochs, batch_size=128, lr=lr, distill=loss)
+                plan = Fit(epochs=epochs, batch_size=128, lr=lr, distill=loss, precision=asked.precision)
                 settle = () if isinstance(method, Quantize) else (BatchNorm(),)  # norms are folded there
                 steps = (method, *settle, plan)
 
@@ -201,7 +205,7 @@ def after(asked: argparse.Namespace) -> None:
 
 def after_at(asked: argparse.Namespace) -> Path:
     """Where the runs of these settings lie."""
-    return KEPT / f"after_{asked.images // 2}_{max(1, asked.epochs // 2)}"
+    return KEPT / f"after_{asked.images // 2}_{max(1, asked.epochs // 2)}_{asked.precision}"
 
 
 def overhead(asked: argparse.Namespace) -> None:
@@ -315,6 +319,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--students", type=lambda text: text.split(","), default=["thin"])
+    parser.add_argument("--precision", default="bf16-mixed", help="of training: bf16-mixed or 32")
     parser.add_argument("--from-weights", action="store_true", help="the full student starts from its trained weights")
     asked = parser.parse_args()
     for name in (n for n in asked.names if n not in LOSSES):
