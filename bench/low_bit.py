@@ -88,9 +88,9 @@ def companions(low: LowBit | None) -> tuple[Any, ...]:
 
 
 def weights_recipe(low: LowBit | None, args: argparse.Namespace) -> list[Config]:
-    """Quantize, estimate norms anew, train. Centroids get summed gradients, hence their rate."""
+    """Quantize, estimate norms anew, train. Centroids begin close to where they end, hence their rate."""
     shared = low is not None and low.scheme in ("kmeans", "pq")
-    lr = 1e-4 if shared else 0.02
+    lr = 0.005 if shared else 0.02
     fit = lp.Fit(epochs=args.epochs, lr=lr, distill=Hinton(), callbacks=companions(low), precision=args.precision)
     return [fit] if low is None else [low, lp.BatchNorm(), fit]
 

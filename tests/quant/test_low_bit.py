@@ -300,6 +300,28 @@ def test_weights_follow_their_centroids() -> None:
             assert not torch.equal(one.weight_maps[0].codebook, two.weight_maps[0].codebook)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("gradient", "across"), [("sum", False), ("root", False), ("sum", True), ("root", True)])
+def test_centroids_learn_by_summed_gradients(gradient: str, across: bool) -> None:
+    model: Any = made("kmeans", across=across, bits=2)
+    layers = [m for m in model.modules() if isinstance(m, Mapped)]
+    active = Centroids(gradient=gradient, across=across).begin(model, 4, 0)
+    single = []
+    for layer in layers:
+        layer.weight.grad = torch.randn_like(layer.weight)  # of each weight, as if it were by itself
+        places, book = layer.weight_maps[0].encode(layer.weight.detach()).values.long(), layer.weight_maps[0].codebook
+        sums, sizes = (
+            torch.zeros(4).index_add(0, places.flatten(), g.flatten()) for g in (layer.weight.grad, torch.ones(places.shape))
+        )
+        book.grad = sums[None].clone()
+        single.append((sums, sizes))
+    if across:
+        single = [(sum(s for s, _ in single), sum(n for _, n in single))] * len(layers)  # type: ignore[misc]
+    active.before_step(0)
+    for layer, (sums, sizes) in zip(layers, single, strict=True):
+        expected = sums / sizes.sqrt() if gradient == "root" else sums
+        assert torch.allclose(layer.weight_maps[0].codebook.grad[0], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_the_error_of_signs_decays() -> None:
     model: Any = made("irnet")
     active = ErrorDecay(0.1, 10.0).begin(model, 4, 0)
@@ -434,6 +456,7 @@ def test_calibration_needs_images() -> None:
         (Incremental((0.5, 0.4, 1.0)), "rise from above 0 to 1"),
         (Incremental(), "no layer has a map that this is for"),
         (Centroids(), "no layer has a map that this is for"),
+        (Centroids(gradient="mean"), "is not one of root, sum"),
         (ErrorDecay(), "no map decays"),
     ],
 )

@@ -172,34 +172,47 @@ class Centroids(Callback):
     """Keep every weight in its cluster while centroids learn, and centroids that layers share equal.
 
     After each step a weight becomes its moved centroid, so assignments are those of the start: Deep Compression's
-    fine-tuning, for `kmeans` and `pq`. `across`: the gradients of all layers' codebooks are summed, for a codebook that is
-    one (`quant.low_bit(across=true)`).       Han et al. 2016, arXiv:1510.00149.
+    fine-tuning, for `kmeans` and `pq`. gradient: "sum", ∂L/∂c_k = Σ_{i in cluster k} g_i as in the paper, which wants a
+    hundredth of the usual learning rate and leaves norms and biases behind; or "root", the sum over √(weights in cluster k),
+    with which centroids learn about as fast as single weights do. `across`: the gradients of all layers' codebooks are summed,
+    for a codebook that is one (`quant.low_bit(across=true)`).       Han et al. 2016, arXiv:1510.00149.
     """
 
+    gradient: str = "root"
     across: bool = False
+
+    def check(self) -> None:
+        """Raise `ConfigError` for a gradient that there is not."""
+        if self.gradient not in ("root", "sum"):
+            raise ConfigError(f"`gradient` (={self.gradient}) is not one of root, sum")
 
     def begin(self, model: nn.Module, steps: int, seed: int) -> Active:
         """Note the cluster of every weight."""
+        self.check()
         found = _mapped(model, (KMeans, ProductCodebook), self.name)
         if self.across and len({tuple(each.codebook.shape) for _, each in found}) > 1:
             raise ConfigError(f"{self.name}: `across` (=true) needs one codebook, and the layers' have several shapes")
-        return _Shared(found, self.across)
+        return _Shared(found, self.across, self.gradient == "root")
 
 
 class _Shared(Active):
     """Clusters that hold."""
 
-    def __init__(self, found: list[tuple[Mapped, Any]], across: bool) -> None:
+    def __init__(self, found: list[tuple[Mapped, Any]], across: bool, root: bool) -> None:
         self.found, self.across = found, across
         self.codes = [each.encode(_before(layer, each)) for layer, each in found]
+        sizes = [_sizes(layer, each) if root else torch.ones_like(each.codebook) for layer, each in found]
+        whole = torch.stack(sizes).sum(0) if across and root else None
+        self.over = [(size if whole is None else whole).clamp(min=1).sqrt() for size in sizes]
 
     def before_step(self, step: int) -> None:
-        """One gradient for a codebook that is one."""
-        books = [each.codebook for _, each in self.found if each.codebook.grad is not None]
-        if self.across and books:
-            total = torch.stack([book.grad for book in books]).sum(0)  # type: ignore[misc]
-            for book in books:
-                book.grad = total.clone()
+        """The gradients of centroids, over what they are divided by; one gradient for a codebook that is one."""
+        books = [each.codebook for _, each in self.found]
+        grads: list[Any] = [book.grad for book in books]
+        if self.across and all(grad is not None for grad in grads):
+            grads = [torch.stack(grads).sum(0)] * len(books)
+        for book, grad, over in zip(books, grads, self.over, strict=True):
+            book.grad = None if grad is None else grad / over
 
     def after_step(self, step: int) -> None:
         """Weights follow their centroids."""
@@ -254,6 +267,13 @@ def _before(layer: Mapped, each: Mapping) -> Tensor:
     """The weight as the last map sees it."""
     with torch.no_grad():
         return through(layer.weight_maps[:-1], layer.weight.detach()).detach()
+
+
+def _sizes(layer: Mapped, each: KMeans | ProductCodebook) -> Tensor:
+    """How many weights each number of a codebook stands for: the gradient of their sum."""
+    with torch.enable_grad():
+        total = each.soft(_before(layer, each)).sum()
+    return torch.autograd.grad(total, each.codebook)[0]
 
 
 def _done(each: Inq, held: Tensor) -> Tensor:
