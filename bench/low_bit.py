@@ -88,10 +88,8 @@ def companions(low: LowBit | None) -> tuple[Any, ...]:
 
 
 def weights_recipe(low: LowBit | None, args: argparse.Namespace) -> list[Config]:
-    """Quantize, estimate norms anew, train. Centroids begin close to where they end, hence their rate."""
-    shared = low is not None and low.scheme in ("kmeans", "pq")
-    lr = 0.005 if shared else 0.02
-    fit = lp.Fit(epochs=args.epochs, lr=lr, distill=Hinton(), callbacks=companions(low), precision=args.precision)
+    """Quantize, estimate norms anew, train."""
+    fit = lp.Fit(epochs=args.epochs, lr=0.02, distill=Hinton(), callbacks=companions(low), precision=args.precision)
     return [fit] if low is None else [low, lp.BatchNorm(), fit]
 
 
