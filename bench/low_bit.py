@@ -50,6 +50,7 @@ WEIGHTS: dict[str, LowBit | None] = {
     "abcnet W1x3": LowBit("abcnet", bits=3, activations=32),
     "twn": LowBit("twn"),
     "ttq": LowBit("ttq"),
+    "ttq, threshold 0.1": LowBit("ttq", options={"threshold": 0.1}),
     "inq 5": LowBit("inq", bits=5),
     "inq 3": LowBit("inq", bits=3),
     "lognet W5A4": LowBit("lognet"),
