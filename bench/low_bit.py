@@ -58,6 +58,7 @@ WEIGHTS: dict[str, LowBit | None] = {
     "apot W3A3": LowBit("apot", bits=3, activations=3),
     "apot W2A2": LowBit("apot", bits=2, activations=2),
     "kmeans 4 linear": LowBit("kmeans", bits=4),
+    "kmeans 4 four groups": LowBit("kmeans", bits=4, options={"groups": 4}),
     "kmeans 3 linear": LowBit("kmeans", bits=3),
     "kmeans 3 density": LowBit("kmeans", bits=3, options={"start": "density"}),
     "kmeans 3 random": LowBit("kmeans", bits=3, options={"start": "random"}),
