@@ -90,11 +90,12 @@ def low_bit() -> str:
     parts = [grid((named, *head[1:]), [low_bit_row(r, result[part]) for r in result[part]])
              for part, named in (("weights", "ResNet-20, from float weights"), ("binary", "binary layouts of ResNet-20"))
              if result[part]]  # fmt: skip
+    order = ("float", "pruned", "pruned and clustered", "centroids trained")
     stages = [
         (r["name"], f"{r['accuracy']:.2f}", *(f"{r[f'bytes_{coder}']:,}" for coder in ("plain", "huffman", "context")))
-        for r in result["stages"]
+        for r in sorted(result["stages"], key=lambda r: order.index(r["name"]))
     ]
-    staged = [grid(("Deep Compression", "test accuracy, %", "bytes", "Huffman", "context coder"), stages)] if stages else []
+    staged = [grid(("Deep Compression, as its recipe is", "test accuracy, %", "bytes", "Huffman", "context coder"), stages)] if stages else []
     images = ", ".join(
         f"{n:,}" for n in sorted({r["images"] for part in ("weights", "binary", "stages") for r in result[part]})
     )
