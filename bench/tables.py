@@ -95,7 +95,8 @@ def low_bit() -> str:
         (r["name"], f"{r['accuracy']:.2f}", *(f"{r[f'bytes_{coder}']:,}" for coder in ("plain", "huffman", "context")))
         for r in sorted(result["stages"], key=lambda r: order.index(r["name"]))
     ]
-    staged = [grid(("Deep Compression, as its recipe is", "test accuracy, %", "bytes", "Huffman", "context coder"), stages)] if stages else []
+    titles = ("Deep Compression, as its recipe is", "test accuracy, %", "bytes", "Huffman", "context coder")
+    staged = [grid(titles, stages)] if stages else []
     images = ", ".join(
         f"{n:,}" for n in sorted({r["images"] for part in ("weights", "binary", "stages") for r in result[part]})
     )
