@@ -46,7 +46,7 @@ ROOT = Path(__file__).parent.parent
 KEPT, RESULT = ROOT / "out/smallest", ROOT / "bench/results/smallest.json"
 KILOBYTES = 44
 TIMES = 200
-RATES = {"resnet20": 0.7, "vgg": 0.97}  # 32 bits / 200 leave a sixth of a bit for a weight
+SETTINGS = {"resnet20": (0.7, 0.05, 1.0), "vgg": (0.75, 0.02, 0.12)}  # zeros, strength of the penalty, parameters that stay
 
 
 def judged(model: nn.Module, on: lp.Task) -> dict[str, float]:
@@ -189,14 +189,16 @@ def main() -> None:
     parser.add_argument("part", choices=parts)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--images", type=int, default=0, help="training images; 0: all")
-    parser.add_argument("--rate", type=float, help=f"the share of zeros; by default {RATES}")
-    parser.add_argument("--strength", type=float, default=0.05, help="of the penalty on bits")
-    parser.add_argument("--params", type=float, default=1.0, help="the share of parameters that stays when channels go first")
+    parser.add_argument("--rate", type=float, help="the share of zeros")
+    parser.add_argument("--strength", type=float, help="of the penalty on bits")
+    parser.add_argument("--params", type=float, help="the share of parameters that stays when channels go first")
     parser.add_argument("--float-epochs", type=int, default=2, help="of the VGG before anything is compressed")
     parser.add_argument("--width", type=float, default=0.5, help="of the VGG")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.rate = RATES.get(args.part, 0.0) if args.rate is None else args.rate
+    for name, usual in zip(("rate", "strength", "params"), SETTINGS.get(args.part, (0.0, 0.0, 1.0)), strict=True):
+        if getattr(args, name) is None:
+            setattr(args, name, usual)
     torch.set_num_threads(1)
     KEPT.mkdir(parents=True, exist_ok=True)
     parts[args.part](args)

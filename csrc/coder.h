@@ -186,6 +186,14 @@ inline int coded(IO& io, Cell& c, int b, uint32_t limit) {
   return b;
 }
 
+// The same for a bit that cannot be foreseen.
+template <class IO>
+inline int coded_evenly(IO& io, Cell& c, int b, uint32_t limit) {
+  b = io.even_bit(chance(c), b);
+  if constexpr (IO::learns) learn(c, b, limit);
+  return b;
+}
+
 // n bits of a number, the highest first, each by a cell of its own for all the bits before it; returns them behind a leading one.
 // Both cells that may come next, and their chances, are there before it is known which one does: a decoder would wait for it.
 template <class IO>

@@ -147,9 +147,7 @@ uint64_t stepped_magnitude(IO& io, Numbers& m, const Past::View& v, uint64_t x, 
 template <class IO>
 bool signed_side(IO& io, Numbers& m, const Range& range, bool negative) {
   if (range.above() == 0 || range.below() == 0) return range.above() == 0;
-  const bool found = io.even_bit(chance(m.sign), negative);
-  if constexpr (IO::learns) learn(m.sign, found, kLimit);
-  return found;
+  return coded_evenly(io, m.sign, negative, kLimit);
 }
 
 // One number, as its side of the centre and its distance from it; a distance of zero has no side.

@@ -130,6 +130,16 @@ def test_gradients_have_few_levels_and_are_right_on_average(bits: int) -> None:
     assert ((total / 400 - g).abs() < 0.2 * step)[inner].all()
 
 
+@pytest.mark.parametrize("value", [-0.001, 0.001, 0.05])
+def test_gradients_are_right_on_average_in_bfloat16_too(value: float) -> None:
+    torch.manual_seed(0)
+    q, g = made("dorefa_gradient", torch.zeros(1), bits=6).train(), torch.full((1, 50), value, dtype=torch.bfloat16)
+    g[0, 0] = 1  # a level is 0.03
+    x = torch.zeros_like(g, requires_grad=True)
+    found = [torch.autograd.grad(q(x), x, g)[0].float()[0, 1:] for _ in range(400)]
+    assert torch.stack(found).mean() == pytest.approx(value, abs=0.0007)
+
+
 def test_gradients_pass_unchanged_where_nothing_trains() -> None:
     q = made("dorefa_gradient", torch.zeros(1), bits=2).eval()
     x = torch.zeros(3, requires_grad=True)

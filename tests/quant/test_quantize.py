@@ -59,6 +59,11 @@ def test_sums_as_wide_as_the_rest_change_nothing() -> None:
     assert to_json(plain) == to_json(same)
 
 
+def test_sums_in_floats_leave_quantizers_to_the_inputs_of_layers() -> None:
+    found = edits(Quantize(bits=1, activations=2, learn="dorefa", norms="keep", skip=("conv1",), sums=32)(resnet(), look()))
+    assert {e.tensor for e in found if isinstance(e, Map)} == {"weight", "input"}
+
+
 def test_sums_of_no_width_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"`sums` \(=9\) is not a width"):
         Quantize(sums=9)(resnet(), look())
