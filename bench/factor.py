@@ -7,8 +7,8 @@ Starts from $LILLIPUT_WEIGHTS/<net>-cifar10.safetensors, with CIFAR-10 where `li
 --kept (out/factor) and is not trained again; a run that was stopped goes on at its last epoch. Several processes can share
 the list: each takes what no other one has claimed, and stops after --runs of its own; the table wants the machine for itself.
 Each method is the recipe [factorize to the share of multiply-adds, batch norm statistics, distil from the uncompressed
-network]. Test accuracy of the last epoch; nothing is chosen on it. `--plain` takes weights from the decomposition alone,
-without looking at images.
+network, or from a larger one where the row says so]. Test accuracy of the last epoch; nothing is chosen on it. `--plain` takes
+weights from the decomposition alone, without looking at images.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import os
 import statistics
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,37 +34,60 @@ from lilliput.export import export
 from lilliput.factor import Factorize, forms, stages
 from lilliput.measure import hardware, time_files, versions
 from lilliput.measure.accuracy import accuracy
-from lilliput.recipe import Bench, Recipe, run
+from lilliput.recipe import Bench, Recipe, Student, run
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "out/factor"
 WEIGHTS = Path(os.environ.get("LILLIPUT_WEIGHTS", "."))
-MIXES: dict[str, dict[str, Any]] = {
-    "best of svd, spatial, tucker2": {"method": ("svd", "spatial", "tucker2")},
-    "best of three, in two stages": {"method": ("svd", "spatial", "tucker2")},
-    "group, 4 with shuffle": {"method": "group", "options": {"groups": 4, "shuffle": True}},
-    "separable, relu between": {"method": "separable", "options": {"relu": True}},
-    "svd, shared by the largest error": {"method": "svd", "allocate": "max"},
-    "svd, plain": {"method": "svd", "whiten": False, "reconstruct": "none"},
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a row of the table comes about: options of `Factorize`, in how many parts, and who teaches (itself, uncompressed)."""
+
+    options: dict[str, Any]
+    parts: int = 1
+    teacher: str = ""
+
+
+BEST = {"method": ("svd", "spatial", "tucker2")}
+MIXES = {
+    "best of svd, spatial, tucker2": Way(BEST),
+    "best of three, in two stages": Way(BEST, parts=2),
+    "best of three, taught by resnet56": Way(BEST, teacher="resnet56"),
+    "group, 4 with shuffle": Way({"method": "group", "options": {"groups": 4, "shuffle": True}}),
+    "separable, relu between": Way({"method": "separable", "options": {"relu": True}}),
+    "svd, shared by the largest error": Way({"method": "svd", "allocate": "max"}),
+    "svd, plain": Way({"method": "svd", "whiten": False, "reconstruct": "none"}),
 }
-METHODS = {**{name: {"method": name} for name in sorted(forms)}, **MIXES}
+METHODS = {**{name: Way({"method": name}) for name in sorted(forms)}, **MIXES}
 
 
 def method(name: str, macs: float, plain: bool) -> Factorize:
     """The method as it runs in the table: whitened where that means something, refitted behind the ReLU."""
-    options = dict(METHODS[name])
+    options = dict(METHODS[name].options)
     names = (options["method"],) if isinstance(options["method"], str) else options["method"]
     options.setdefault("whiten", not plain and all(forms[n].whitens for n in names))
     options.setdefault("reconstruct", "none" if plain else "relu")
     return Factorize(macs=macs, images=1024, **options)
 
 
-def recipe(key: dict[str, Any]) -> Recipe:
+def recipe(key: dict[str, Any], kept: Path) -> Recipe:
     """Factorize, statistics, distil; or half of the way, and half of the epochs, twice."""
-    parts = 2 if key["method"].endswith("in two stages") else 1
-    fit = lp.Fit(epochs=key["epochs"] // parts, lr=key["lr"], precision=key["precision"], distill=Hinton())
+    way = METHODS[key["method"]]
+    fit = lp.Fit(epochs=key["epochs"] // way.parts, lr=key["lr"], precision=key["precision"], distill=Hinton())
     whole = method(key["method"], key["share"], key["how"] == "plain")
-    return Recipe(tuple(stages(whole, parts, [lp.BatchNorm(), fit])))
+    student = (Student(os.path.relpath(stored(key["net"], kept))),) if way.teacher else ()
+    return Recipe((*student, *stages(whole, way.parts, [lp.BatchNorm(), fit])))
+
+
+def stored(net: str, kept: Path) -> Path:
+    """The trained network as a file, for recipes that start from its teacher."""
+    path = kept / f"{net}.lil"
+    if not path.exists():
+        kept.mkdir(parents=True, exist_ok=True)
+        lp.save(start(net), path)
+    return path
 
 
 def start(net: str) -> nn.Module:
@@ -105,8 +129,8 @@ def train(arguments: argparse.Namespace) -> None:
 
 def one(model: nn.Module, key: dict[str, Any], on: lp.Task, whole: float, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train one network, export it, and say what it lost and costs."""
-    steps = recipe(key)
-    small = run(model, steps, Bench(on, arguments.kept / "store", seed=key["seed"])).model.eval()
+    steps, teacher = recipe(key, arguments.kept), METHODS[key["method"]].teacher
+    small = run(start(teacher) if teacher else model, steps, Bench(on, arguments.kept / "store", seed=key["seed"])).model.eval()
     found = accuracy(small, on.batches("test", 500)).value
     before, after = lp.profile(model, on.example()), lp.profile(small, on.example())
     file = arguments.kept / "files" / f"{named(key)}.onnx"
