@@ -273,7 +273,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/zoo.md": {"mobile": mobile, "profiler": profiler},
     "docs/pruning.md": {"channel_speed": channel_speed, "planning": planning, "channels": channels, "coverage": coverage},
     "docs/sparsity.md": {"sparse": sparse, "lottery": tables.lottery},
-    "docs/integer.md": {"integer": tables.integer, "integer_training": tables.integer_training},
+    "docs/integer.md": {"integer": tables.integer, "integer_training": tables.integer_training, "phone": tables.phone},
     "docs/low_bit.md": {"low_bit": tables.low_bit},
     "docs/rate.md": {"compact": tables.compact, "smallest": tables.smallest, "codec": tables.codec},
     "docs/benchmarks.md": {"benchmarks": lambda: benchmarks(PAGES)},
