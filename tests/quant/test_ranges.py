@@ -67,6 +67,15 @@ def test_least_error_beats_everything_seen_where_there_is_an_outlier(bits: int) 
     assert error(ranges["mse"](stats, 2**bits)) < error(ranges["minmax"](stats, 2**bits))
 
 
+@given(seed=st.integers(0, 1000), spike=st.sampled_from([-0.8, 0.5, 1.5]), bits=st.sampled_from([2, 4, 8]))
+def test_divergence_cuts_few_values_however_tall_a_spike_is(seed: int, spike: float, bits: int) -> None:
+    """The black of an image and the 6 of ReLU6 once drew the range to themselves, and half of the right answers were lost."""
+    x = torch.cat([noise(seed, 1.0), torch.full((3000,), spike)])
+    low, high = ranges["kl"](seen(x), 2**bits)
+    cut = ((x < low - 2 / BINS) | (x > high + 2 / BINS)).double().mean()
+    assert cut <= 2.0**-bits
+
+
 def test_a_tensor_of_zeros_has_a_range() -> None:
     stats = seen(torch.zeros(10))
     for rule in ranges:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from functools import reduce
+
 import torch
 from torch import Tensor, nn
 
 from lilliput.core.maps import Codes, maps
-from lilliput.errors import EditError
 from lilliput.quant.clusters import line
 from lilliput.quant.schemes import Scheme, plain, schemes
-from lilliput.quant.straight import Coded, check_bits, thinned
+from lilliput.quant.straight import Coded, check_bits, signs, sloped, thinned, within
 from lilliput.quant.table import Table
 
 BASES = tuple(range(1, 6))
@@ -48,9 +50,9 @@ class AbcNet(Table):
         w, count = tensor.detach().double(), len(self.alpha)
         u = torch.linspace(-1, 1, count, dtype=w.dtype, device=w.device) if count > 1 else w.new_zeros(1)
         self.shift = (w.mean() + u * w.std(correction=0)).to(tensor.dtype)  # ascending
-        signs = torch.where(tensor.flatten()[:, None] >= self.shift, 1.0, -1.0).double()  # n M
+        bases = signs(tensor.flatten()[:, None] - self.shift).double()  # n M
         # Bases may coincide (a layer of one value), so the pseudo-inverse.
-        self.alpha = (torch.linalg.pinv(signs.T @ signs) @ (signs.T @ w.flatten())).to(tensor.dtype)
+        self.alpha = (torch.linalg.pinv(bases.T @ bases) @ (bases.T @ w.flatten())).to(tensor.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and torch.is_grad_enabled():
@@ -99,15 +101,15 @@ class AbcInput(Coded):
         x = thinned(tensor.detach())
         levels = line(x, len(self.scale) + 1)
         self.shift.data = 0.5 - (levels[1:] + levels[:-1]) / 2
-        signs = self._signs(x).double()
-        self.scale.data = (torch.linalg.pinv(signs.T @ signs) @ (signs.T @ x.double())).to(x.dtype)
+        bases = self._signs(x).double()
+        self.scale.data = (torch.linalg.pinv(bases.T @ bases) @ (bases.T @ x.double())).to(x.dtype)
 
-    def soft(self, x: Tensor) -> Tensor:
-        total = torch.zeros_like(x)
-        for scale, shift in zip(self.scale, self.shift, strict=True):
-            signs = torch.where(x.detach() + shift.detach() >= 0.5, 1.0, -1.0)
-            total = total + scale.detach() * (x + shift).clamp(0, 1) + scale * signs
-        return total
+    def forward(self, x: Tensor) -> Tensor:
+        # Columns of one number, because PyTorch computes in the type of x where a parameter has no dimension.
+        moved = [x + shift - 0.5 for shift in self.shift[:, None]]
+        return _summed(
+            [scale * sloped(signs(m.detach()), m, _half) for scale, m in zip(self.scale[:, None], moved, strict=True)]
+        )
 
     def encode(self, tensor: Tensor) -> Codes:
         """One bit a basis, the first the lowest."""
@@ -118,11 +120,11 @@ class AbcInput(Coded):
     def decode(self, codes: Codes) -> Tensor:
         every = [[1.0 if code >> basis & 1 else -1.0 for basis in range(self.width)] for code in range(2**self.width)]
         scale = self.scale.detach()
-        return (scale * scale.new_tensor(every)).sum(1)[codes.values.long()]
+        return _summed(list((scale * scale.new_tensor(every)).T))[codes.values.long()]
 
     def _signs(self, x: Tensor) -> Tensor:
         """... N"""
-        return torch.where(x.unsqueeze(-1) + self.shift.detach() >= 0.5, 1.0, -1.0)
+        return signs(x.unsqueeze(-1) + self.shift.detach() - 0.5)
 
 
 @maps.register("horq")
@@ -146,37 +148,41 @@ class Horq(Coded):
         check_bits(bits, BASES[:4], "horq")
         return cls(bits)
 
-    def hard(self, x: Tensor) -> Tensor:
-        scales, signs = self._orders(x)
-        return torch.stack([scale * sign for scale, sign in zip(scales, signs, strict=True)]).sum(0)
+    def forward(self, x: Tensor) -> Tensor:
+        return sloped(self.hard(x.detach()), x, self.slope)
 
-    def soft(self, x: Tensor) -> Tensor:
-        total, rest = torch.zeros_like(x), x
-        for scale, signs in zip(*self._orders(x.detach()), strict=True):
-            total = total + scale * rest.clamp(-1, 1)
-            rest = rest - scale * signs
-        return total
+    def hard(self, x: Tensor) -> Tensor:
+        return _summed([scale * sign for scale, sign, _ in self._orders(x)])
+
+    def slope(self, x: Tensor) -> Tensor:
+        """∂q/∂x."""
+        return _summed([scale * within(rest, 1) for scale, _, rest in self._orders(x)])
 
     def encode(self, tensor: Tensor) -> Codes:
         """One bit an order, the first the lowest; the scales, one an order, in the order of orders."""
-        scales, signs = self._orders(tensor.detach())
-        codes = sum((sign > 0).to(torch.uint8) << order for order, sign in enumerate(signs))
-        if not isinstance(codes, Tensor):
-            raise EditError("an order of at least 1 has codes")
-        return Codes(codes, 0, 2**self.width - 1, {"scale": torch.stack(scales)})
+        orders = list(self._orders(tensor.detach()))
+        codes = _summed([(sign > 0).to(torch.uint8) << order for order, (_, sign, _) in enumerate(orders)])
+        return Codes(codes, 0, 2**self.width - 1, {"scale": torch.stack([scale for scale, _, _ in orders])})
 
     def decode(self, codes: Codes) -> Tensor:
         parts = [torch.where((codes.values >> i) & 1 > 0, s, -s) for i, s in enumerate(codes.side["scale"])]
-        return torch.stack(parts).sum(0)
+        return _summed(parts)
 
-    def _orders(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The scales and signs of each order."""
-        scales, signs, rest = [], [], x
+    def _orders(self, rest: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The scales and signs of each order, and what they are of."""
         for _ in range(self.width):
-            scales.append(rest.abs().mean(1, keepdim=True))
-            signs.append(torch.where(rest >= 0, 1.0, -1.0))
-            rest = rest - scales[-1] * signs[-1]
-        return scales, signs
+            scale, sign = rest.abs().mean(1, keepdim=True), signs(rest)
+            yield scale, sign, rest
+            rest = rest - scale * sign
+
+
+def _half(x: Tensor) -> Tensor:
+    return within(x, 0.5)
+
+
+def _summed(parts: Sequence[Tensor]) -> Tensor:
+    """The sum from the first to the last, so that codes decode to what was computed."""
+    return reduce(torch.add, parts)
 
 
 def _bases(_: nn.Module, bits: int) -> dict[str, int]:

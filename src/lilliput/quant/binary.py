@@ -8,7 +8,7 @@ from torch import Tensor
 from lilliput.core.maps import Codes, maps
 from lilliput.errors import EditError
 from lilliput.quant.schemes import Scheme, plain, schemes
-from lilliput.quant.straight import Coded, check_axis, mean, mean_magnitude, others, straight
+from lilliput.quant.straight import Coded, check_axis, mean, mean_magnitude, others, signs, sloped, within
 
 
 class Binary(Coded):
@@ -91,8 +91,7 @@ class Bwn(Binary):
         return cls(axis)
 
     def soft(self, x: Tensor) -> Tensor:
-        signs = torch.where(x.detach() >= 0, 1.0, -1.0).to(x.dtype)
-        return x.abs().mean(others(x, self.axis), keepdim=True) * straight(signs, x.clamp(-1, 1))
+        return x.abs().mean(others(x, self.axis), keepdim=True) * sloped(signs(x.detach()), x, lambda x: within(x, 1))
 
 
 @maps.register("birealnet")
@@ -124,6 +123,10 @@ class Decaying:
     def tanh(self, x: Tensor) -> Tensor:
         """k·tanh(t·x)."""
         return max(1 / self.t, 1.0) * torch.tanh(self.t * x)
+
+    def decay(self, x: Tensor) -> Tensor:
+        """Its slope, k·t·(1 − tanh²(t·x))."""
+        return torch.tanh(self.t * x).square_().neg_().add_(1).mul_(max(1.0, self.t))
 
 
 @maps.register("irnet")

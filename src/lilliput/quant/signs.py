@@ -11,15 +11,14 @@ from lilliput.core.maps import Codes, maps, take
 from lilliput.errors import EditError
 from lilliput.quant.binary import Decaying
 from lilliput.quant.schemes import Scheme, channels, plain, schemes
-from lilliput.quant.straight import Coded
+from lilliput.quant.straight import Coded, signs, sloped, within
 
 GRADIENTS = ("clip", "polynomial", "decay")
 
 
-def polynomial(x: Tensor) -> Tensor:
-    """Bi-Real's approximation of the sign: −1, 2x + x², 2x − x², 1; its slope is 2 − 2|x| within [−1, 1], else 0."""
-    inside = x.clamp(-1, 1)
-    return 2 * inside - inside * inside.abs()
+def tent(x: Tensor) -> Tensor:
+    """2 − 2|x| within [−1, 1], else 0: the slope of −1, 2x + x², 2x − x², 1, Bi-Real's approximation of the sign."""
+    return x.abs().neg_().add_(1).clamp_(min=0).mul_(2)
 
 
 @maps.register("sign")
@@ -46,13 +45,17 @@ class Sign(Decaying, Coded):
             raise EditError(f"`gradient` (={gradient}) is one of {', '.join(GRADIENTS)}")
         return cls(gradient)
 
-    def hard(self, x: Tensor) -> Tensor:
-        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+    def forward(self, x: Tensor) -> Tensor:
+        return sloped(self.hard(x.detach()), x, self.slope)
 
-    def soft(self, x: Tensor) -> Tensor:
+    def hard(self, x: Tensor) -> Tensor:
+        return signs(x)
+
+    def slope(self, x: Tensor) -> Tensor:
+        """∂q/∂x."""
         if self.gradient == "clip":
-            return x.clamp(-1, 1)
-        return polynomial(x) if self.gradient == "polynomial" else self.tanh(x)
+            return within(x, 1)
+        return tent(x) if self.gradient == "polynomial" else self.decay(x)
 
     def encode(self, tensor: Tensor) -> Codes:
         return Codes((tensor.detach() >= 0).to(torch.uint8), 0, 1)
@@ -82,11 +85,12 @@ class RSign(Coded):
     def like(cls, tensor: Tensor, channels: int, axis: int = 1) -> RSign:  # type: ignore[override] # its own spec
         return cls(tensor.new_zeros(channels), axis)
 
-    def hard(self, x: Tensor) -> Tensor:
-        return torch.where(x >= self._spread(x.dim()), 1.0, -1.0).to(x.dtype)
+    def forward(self, x: Tensor) -> Tensor:
+        above = x - self._spread(x.dim())
+        return sloped(signs(above.detach()).to(x.dtype), above, tent)
 
-    def soft(self, x: Tensor) -> Tensor:
-        return polynomial(x - self._spread(x.dim()))
+    def hard(self, x: Tensor) -> Tensor:
+        return signs(x - self._spread(x.dim())).to(x.dtype)
 
     def encode(self, tensor: Tensor) -> Codes:
         above = tensor.detach() >= self._spread(tensor.dim())

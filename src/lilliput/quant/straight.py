@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,6 +34,44 @@ def straight(value: Tensor, soft: Tensor) -> Tensor:
     tensor([-1.,  1.], grad_fn=<_StraightBackward>)
     """
     return _Straight.apply(value, soft) if soft.requires_grad else value  # type: ignore[no-any-return]
+
+
+class _Sloped(torch.autograd.Function):
+    """The second tensor, with the incoming gradient times a slope for the first."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.slope = slope
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override] # one a tensor
+        (x,) = ctx.saved_tensors
+        return grad * ctx.slope(x), None, None
+
+
+def sloped(value: Tensor, x: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+    """`value` to the last bit; the gradient of x is the incoming one times `slope(x)`.
+
+    For activations: `straight` would compute a function forwards whose value nobody reads, and its gradient op by op.
+
+    >>> x = torch.tensor([-0.3, 0.2], requires_grad=True)
+    >>> sloped(signs(x.detach()), x, lambda x: 2 - 2 * x.abs()).sum().backward()
+    >>> x.grad
+    tensor([1.4000, 1.6000])
+    """
+    return _Sloped.apply(x, value, slope) if x.requires_grad and torch.is_grad_enabled() else value  # type: ignore[no-any-return]
+
+
+def signs(x: Tensor) -> Tensor:
+    """−1 or 1, in the type of x; zeros count as positive. In bfloat16 `torch.where` takes ten times as long."""
+    return x.sign().add_(0.5).sign_()
+
+
+def within(x: Tensor, bound: float) -> Tensor:
+    """1 where |x| ≤ bound, else 0, in the type of x: the slope of clipping."""
+    return (x.abs() <= bound).to(x.dtype)
 
 
 class Coded(Quantizer):
