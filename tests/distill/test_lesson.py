@@ -16,7 +16,7 @@ from lilliput.core.layers import Compressed, swaps
 from lilliput.core.method import Look
 from lilliput.core.perform import perform
 from lilliput.distill.lesson import Lesson
-from lilliput.distill.taps import Scene, survey
+from lilliput.distill.taps import Scene, Watch, survey
 from lilliput.errors import ConfigError, UnknownName
 from lilliput.prune import Channels
 from lilliput.train import Event, Fit, Machine, fit
@@ -84,6 +84,29 @@ def test_it_goes_on_bit_equal_and_leaves_nothing_in_the_student(loss: distill.Di
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in straight.model.modules())
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert all(p.requires_grad for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("taps", [[], ["layer?"], ["conv1", "bn1:in"], ["bn1", "*.conv2"], ["layer?.*.bn?:in"]])
+def test_a_teacher_runs_folded_and_every_tap_sees_what_it_saw(taps: list[str]) -> None:
+    teacher, x = network(1.0).eval(), task().example(5)
+    for norm in (m for m in teacher.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight, 0.5, 2)
+        nn.init.uniform_(norm.running_mean, -1, 1)  # type: ignore[arg-type] # a tensor, with running statistics
+    wanted, watched = teacher(x), Watch(teacher, taught(teacher, taps), grad=True)
+    teacher(x)
+    loss = distill.Attention(taps, weight=1.0) if taps else distill.Hinton()
+    running = lesson(loss, network(), teacher)
+    seen = running._frozen(x)
+    norms = [m for m in running.teacher.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == {"": 0, "layer?": 0, "conv1": 1, "bn1": 4, "layer?.*.bn?:in": 6}[taps[0] if taps else ""]
+    assert torch.allclose(seen.outputs, wanted, atol=1e-4)
+    for site, value in watched.take().items():
+        assert torch.allclose(seen.taps[site], value, atol=1e-4), site
+
+
+def taught(teacher: nn.Module, taps: list[str]) -> list[str]:
+    """The sites that patterns name."""
+    return [site for pattern in taps for site in survey(teacher, task().example(2)).match(pattern)]
 
 
 @pytest.mark.parametrize("loss", ALL, ids=lambda loss: loss.name)

@@ -6,6 +6,7 @@ with weight g·W and bias g·(b − μ) + β. The layer is swapped for that one 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,10 +21,14 @@ from lilliput.errors import EditError
 FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
 
-def fold(model: nn.Module, example: Tensor) -> list[Edit]:
-    """The edits that fold every batch norm that can be folded; `unfolded` says why the others stay."""
+def fold(model: nn.Module, example: Tensor, stay: Collection[str] = ()) -> list[Edit]:
+    """The edits that fold every batch norm that can be folded; `unfolded` says why the others stay.
+
+    Layers and norms at the sites `stay` are left alone, because somebody reads what is between them.
+    """
     found, _ = _pairs(model, watch(model, example))
-    return [edit for layer, norm in found for edit in (Swap(layer, "folded", {"norm": norm}), Swap(norm, "identity"))]
+    pairs = [pair for pair in found if not set(pair) & set(stay)]
+    return [edit for layer, norm in pairs for edit in (Swap(layer, "folded", {"norm": norm}), Swap(norm, "identity"))]
 
 
 def unfolded(model: nn.Module, example: Tensor) -> dict[str, str]:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lilliput.core.fold import fold
+from lilliput.core.perform import perform
 from lilliput.data.batches import Batches
 from lilliput.distill.contract import Distillation, Seen, Turn
-from lilliput.distill.taps import Scene, Watch
+from lilliput.distill.taps import INPUT, Scene, Watch
 from lilliput.errors import ConfigError
 
 OUTPUTS = ""  # where the outputs are remembered, among the sites of taps
@@ -40,7 +42,9 @@ class Lesson:
         self.device = next((p.device for p in scene.student.parameters()), torch.device("cpu"))
         self.part = loss.begin(scene).to(self.device).train()
         self.ours = Watch(scene.student, [ours for ours, _ in scene.asked], grad=True)
-        self.theirs = Watch(self.teacher, [theirs for _, theirs in scene.asked], grad=self.peer)
+        self.sites = [theirs for _, theirs in scene.asked]
+        self.theirs = Watch(self.teacher, self.sites, grad=self.peer)
+        self.folded = False
         self.remembered: dict[str, Tensor] = {}
 
     def modules(self) -> Iterator[nn.Module]:
@@ -78,10 +82,19 @@ class Lesson:
         return None, self._frozen(x)
 
     def _frozen(self, x: Tensor) -> Seen:
+        if not self.folded:
+            self._fold(x[:1])
         with torch.inference_mode(), self.autocast():
             outputs = self.teacher(x)
         # Copies made outside inference mode are ordinary tensors, which autograd may keep for the student's gradient.
         return Seen(outputs.clone(), {site: tap.clone() for site, tap in self.theirs.take().items()})
+
+    def _fold(self, example: Tensor) -> None:
+        """Compute the teacher's batch norms into the layers before them, but where taps look: a third less time for a ResNet."""
+        self.theirs.close()
+        stay = {site.removesuffix(INPUT) for site in self.sites}
+        self.teacher = perform(self.teacher, fold(self.teacher, example, stay)).eval().requires_grad_(False)
+        self.theirs, self.folded = Watch(self.teacher, self.sites, grad=False), True
 
     def average(self, all_reduce: Callable[..., Any]) -> None:
         """Average gradients over processes; no wrapper of the student knows what is learned beside it."""
