@@ -23,7 +23,7 @@ SPECS = st.fixed_dictionaries(
     {
         "bits": st.sampled_from([2, 3, 4, 5, 6, 7, 8, 16]),
         "axis": st.sampled_from([None, 0, 1]),
-        "range": st.sampled_from(["max", "mse"]),
+        "range": st.sampled_from(["max", "mse", "power"]),
     }
 )
 
@@ -80,7 +80,16 @@ def test_least_error_is_no_worse_than_the_largest_weight(w: Tensor, spec: dict[s
     assert error["mse"] <= error["max"] * (1 + 1e-5)
 
 
-@given(w=weights(), how=st.sampled_from(["max", "mse"]), axis=st.sampled_from([None, 0]))
+@given(w=weights(), bits=st.sampled_from([4, 8]), axis=st.sampled_from([None, 0]))
+def test_powers_are_the_least_that_hold_the_largest_weight(w: Tensor, bits: int, axis: int | None) -> None:
+    q = fitted(w, bits=bits, axis=axis, range="power")
+    largest = w.flatten(1).abs().amax(1) if axis == 0 else w.abs().amax()
+    assert (torch.frexp(q.scale).mantissa == 0.5).all()
+    some, reach = largest > 0, q.high * q.scale
+    assert (reach[some] >= largest[some] * (1 - 1e-6)).all() and (reach[some] < 2 * largest[some] * (1 + 1e-6)).all()
+
+
+@given(w=weights(), how=st.sampled_from(["max", "mse", "power"]), axis=st.sampled_from([None, 0]))
 def test_pairs_never_saturate(w: Tensor, how: str, axis: int | None) -> None:
     codes = fitted(w, axis=axis, range=how, pairs=True).encode(w).values
     assert not saturating(codes).any()
@@ -171,7 +180,7 @@ def test_it_is_registered() -> None:
     [
         ({"bits": 9}, "`bits` \\(=9\\) is a width no integer quantizer has"),
         ({"axis": 4}, "`axis` \\(=4\\) is not a dimension"),
-        ({"range": "kl"}, "`range` \\(=kl\\) is `max` or `mse`"),
+        ({"range": "kl"}, "`range` \\(=kl\\) is `max`, `mse` or `power`"),
         ({"scale": 0.0}, "a scale is a positive number"),
         ({"scale": [1.0, 2.0]}, "`2` scales or zero points for `1` channels"),
         ({"axis": 0, "scale": [1.0, 2.0]}, "`2` scales or zero points for `4` channels"),

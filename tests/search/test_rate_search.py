@@ -11,6 +11,8 @@ import lilliput as lp
 from lilliput import kernels
 from lilliput.data import open_task
 from lilliput.errors import BudgetError, ConfigError
+from lilliput.export import export
+from lilliput.quant import Quantize
 from lilliput.quant.rate import RateQuantize
 from lilliput.search import pack
 from lilliput.store import save
@@ -51,6 +53,18 @@ def test_a_size_is_filled_and_kept(model: torch.nn.Module, task: lp.Task, tmp_pa
     found = pack(model, task, size=0.2 * whole, method=METHOD)
     assert 0.18 * whole < found.bytes <= 0.2 * whole
     assert save(found.model, tmp_path / "packed.lil") == found.bytes
+
+
+def test_what_follows_is_counted_and_small_weights_run_as_integers(
+    model: torch.nn.Module, task: lp.Task, tmp_path: Path
+) -> None:
+    whole = save(model, tmp_path / "exact.lil")
+    found = pack(model, task, size=0.25 * whole, method=METHOD, then=[Quantize(weights="power", images=64)])
+    assert 0.22 * whole < found.bytes <= 0.25 * whole
+    assert save(found.model, tmp_path / "packed.lil") == found.bytes
+    loaded, x = lp.load(tmp_path / "packed.lil"), task.example(4)
+    assert torch.equal(loaded.eval()(x), found.model.eval()(x))
+    assert export(found.model, task.example(), tmp_path / "packed.onnx").integer_nodes["QLinearConv"] > 0
 
 
 def test_a_drop_is_kept_and_used(model: torch.nn.Module, task: lp.Task) -> None:

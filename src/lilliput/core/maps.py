@@ -42,9 +42,13 @@ class Mapping(nn.Module):
 
 
 class Quantizer(Mapping):
-    """A map onto few values. `decode(encode(w)) == forward(w)` bit for bit; storage, profile and export read only these."""
+    """A map onto few values. `decode(encode(w)) == forward(w)` bit for bit; storage, profile and export read only these.
+
+    `for_files`: its codes make a file small and no runtime computes with them, so a quantizer of a runtime may follow it.
+    """
 
     bits: float
+    for_files = False
 
     def encode(self, tensor: Tensor) -> Codes:
         """The integer codes and their side information."""

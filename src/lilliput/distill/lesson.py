@@ -90,7 +90,7 @@ class Lesson:
         return Seen(outputs.clone(), {site: tap.clone() for site, tap in self.theirs.take().items()})
 
     def _fold(self, example: Tensor) -> None:
-        """Compute the teacher's batch norms into the layers before them, but where taps look: a third less time for a ResNet."""
+        """Compute the teacher's norms into the layers before them, but where taps look: a third less time for a ResNet."""
         self.theirs.close()
         stay = {site.removesuffix(INPUT) for site in self.sites}
         self.teacher = perform(self.teacher, fold(self.teacher, example, stay)).eval().requires_grad_(False)

@@ -29,6 +29,7 @@ class Grid(Quantizer):
 
     name = "grid"
     bits = 16
+    for_files = True
     steps: Tensor
 
     def __init__(self, shape: Sequence[int], steps: Tensor) -> None:

@@ -26,8 +26,9 @@ class Affine(Quantizer):
 
     signed: low..high is −(2^(b−1) − 1) .. 2^(b−1) − 1, so that the levels are symmetric; else 0 .. 2^b − 1.
     axis: the dimension that has scales of its own; none for one scale.
-    scale, zero: s and z; without a scale they are computed from the tensor: by its largest magnitude (`range="max"`), or
-    with the least squared error ("mse"). `pairs` keeps to scales at which x86 kernels cannot saturate (quant/scales).
+    scale, zero: s and z; without a scale they are computed from the tensor: by its largest magnitude (`range="max"`), with
+    the least squared error ("mse"), or as powers of two ("power"). `pairs` keeps to scales at which x86 kernels cannot
+    saturate (quant/scales).
     rounding: "nearest", or "stochastic": up with a probability equal to the fraction, in training mode; nearest in eval mode.
     Jacob et al. 2018, arXiv:1712.05877; Krishnamoorthi 2018, arXiv:1806.08342.
     """
@@ -141,8 +142,8 @@ def _check(tensor: Tensor, bits: int, axis: int | None, scale: Any, how: str, si
         raise EditError(f"`bits` (={bits}) is a width no integer quantizer has; there are 2 to 8 and 16")
     if axis is not None and not 0 <= axis < tensor.dim():
         raise EditError(f"`axis` (={axis}) is not a dimension of a tensor of shape {tuple(tensor.shape)}")
-    if how not in ("max", "mse"):
-        raise EditError(f"`range` (={how}) is `max` or `mse`")
+    if how not in ("max", "mse", "power"):
+        raise EditError(f"`range` (={how}) is `max`, `mse` or `power`")
     if scale is None and not signed:
         raise EditError("an unsigned quantizer needs its `scale`; only signed ones are computed from the tensor")
     given = [] if scale is None else [scale] if isinstance(scale, int | float) else list(scale)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -101,7 +102,7 @@ class _Placer:
             return f"a `{type(layer).__name__}` has no mapped form"
         if self.skip(op.site):
             return "it is skipped on request"
-        if isinstance(layer, Mapped) and any(isinstance(m, Quantizer) for m in (*layer.weight_maps, *layer.input_maps)):
+        if isinstance(layer, Mapped) and any(_computes(m) for m in (*layer.weight_maps, *layer.input_maps)):
             return "it is quantized already"
         if len(op.inputs) > 1:
             return "its weight is computed during the forward"
@@ -213,3 +214,8 @@ class _Placer:
             if inside and after and call.path and self.graph.times_called[call.path] == 1:
                 return call.path
         return None
+
+
+def _computes(mapping: Any) -> bool:
+    """Whether a runtime would compute with the codes of this map."""
+    return isinstance(mapping, Quantizer) and not mapping.for_files

@@ -46,7 +46,7 @@ class Quantize(Method):
     bits, activations: widths of weights and activations: 2 to 8, 16, or 32, which leaves them alone; or fp16 and bf16.
     Above 8 nothing runs as integers. widths, input_widths: other widths of the weights and inputs of some layers, by pattern;
     sums: the width of what additions and means read, where it is another than `activations`: layers then quantize it once more.
-    range: the rule for activations (quant/ranges); weights: "mse" or "max"; scales: one a "channel" or one a "tensor".
+    range: the rule for activations (quant/ranges); weights: "mse", "max" or "power"; scales: one a "channel" or one a "tensor".
     round: "nearest", "descent", "adaround" (quant/rounding) or "block" (quant/blocks); correct: biases by what the float
     network says (quant/reconstruct). images: how many calibrate; source: "data", or "norms", which needs none (synthesize).
     learn: quantizers that training goes on with: "lsq", "lsq+", "pact", "syq", "dorefa"; gradients: the width of gradients in
@@ -81,7 +81,7 @@ class Quantize(Method):
         """Widths, rules and numbers that exist."""
         self._check_widths()
         ranges[self.range]
-        known = {"weights": ("max", "mse"), "scales": ("channel", "tensor"), "round": ("nearest", *roundings, "block"),
+        known = {"weights": ("max", "mse", "power"), "scales": ("channel", "tensor"), "round": ("nearest", *roundings, "block"),
                  "source": ("data", "norms"), "learn": tuple(FORMS), "rounding": ("nearest", "stochastic"),
                  "norms": ("fold", "keep")}  # fmt: skip
         for option, words in known.items():

@@ -21,8 +21,9 @@ def fit(weight: Tensor, axis: int | None, levels: tuple[int, int], how: str, pai
     """The scale of a symmetric quantizer: (channels,) for an axis, () without.
 
     how: "max" puts the largest magnitude on the last level; "mse" takes the step with the least squared error among many,
-    first coarsely, then around the best. With `pairs` only steps at which no pair can saturate count; at twice the largest
-    magnitude none can, so there is always one. A channel of zeros gets the scale 1.
+    first coarsely, then around the best; "power" takes the least power of two that holds the largest magnitude, which a file
+    stores in a few bits. With `pairs` only steps at which no pair can saturate count; at twice the largest magnitude none
+    can, so there is always one. A channel of zeros gets the scale 1.
     """
     pairs = pairs and 2 * levels[1] > PAIR_LIMIT
     whole = weight.detach().float()
@@ -51,6 +52,8 @@ def _best(rows: Tensor, levels: tuple[int, int], how: str, pairs: bool) -> Tenso
     """The best step of each row of (rows, ..., 2 or 1)."""
     largest = rows.abs().amax((1, 2))
     unit = largest.clamp(min=_TINY) / levels[1]
+    if how == "power":
+        return torch.where(largest > 0, _power(rows, unit, levels, pairs), 1.0)
     least, factor = torch.full_like(unit, torch.inf), torch.full_like(unit, 2.0)
     first, last = (0.4 if how == "mse" else 1.0), (2.0 if pairs else 1.0)
     rounds = [torch.arange(first, last + 0.01, 0.1), torch.arange(-0.08, 0.09, 0.02)]
@@ -65,6 +68,14 @@ def _best(rows: Tensor, levels: tuple[int, int], how: str, pairs: bool) -> Tenso
             better = error < least
             least, factor = torch.where(better, error, least), torch.where(better, tried, factor)
     return torch.where(largest > 0, unit * factor, 1.0)
+
+
+def _power(rows: Tensor, unit: Tensor, levels: tuple[int, int], pairs: bool) -> Tensor:
+    """The least power of two from each unit on, or the next if a pair saturates there."""
+    scale = torch.ldexp(torch.ones_like(unit), torch.frexp(unit).exponent)  # above the unit, by a factor of 2 at most
+    scale = torch.where(scale / 2 >= unit, scale / 2, scale)  # a unit that is a power of two already
+    codes = (rows / scale[:, None, None]).round_().clamp_(*levels)
+    return torch.where(_worst(codes) > PAIR_LIMIT, 2 * scale, scale) if pairs else scale
 
 
 def _worst(pairs: Tensor) -> Tensor:

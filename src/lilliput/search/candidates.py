@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lilliput.config import Config, from_json
+from lilliput.core.method import Method
 from lilliput.distill import Hinton
 from lilliput.factor import Factorize
 from lilliput.prune import Channels, Layers, Weights
@@ -16,9 +17,24 @@ from lilliput.quant.rate_penalty import RatePenalty
 from lilliput.recipe import Student
 from lilliput.train import BatchNorm, Fit
 
-FINISHES = ("float", "int8", "rate")
 NARROWINGS = 20  # of the masks in the first rung
 BITS_A_WEIGHT = 6.0  # that is not zero takes about so many in a file, its place included
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What a network's weights end as: `rated`, rounded for the file at the end of a training that expects it, and the steps
+    `then`, which need no training."""
+
+    name: str
+    rated: bool = False
+    then: tuple[Method, ...] = ()
+
+
+# Rounded weights have few levels, so eight bits with scales that take a few bits each in the file are enough for kernels.
+FLOAT, INT8 = Finish("float"), Finish("int8", then=(Quantize(),))
+RATE, RATE_INT8 = Finish("rate", True), Finish("rate in int8", True, (Quantize(weights="power"),))
+FINISHES = {each.name: each for each in (FLOAT, INT8, RATE, RATE_INT8)}
 
 
 @dataclass(frozen=True)
@@ -52,8 +68,8 @@ def student(architecture: str) -> Family:
 class Candidate:
     """One way through: the steps that shape the network, and what its weights end as.
 
-    finish  float; int8 (`quant.quantize`, without training); or rate: zeros and a penalty on bits while it trains, rounded for
-            a file of the size asked for at the end (`quant.rate`)
+    finish  float; int8 (`quant.quantize`, without training); rate: zeros and a penalty on bits while it trains, rounded for
+            a file of the size asked for at the end (`quant.rate`); or rate in int8: small as that and fast as this
     zeros   the share of weights that training brings to zero where the finish is rate
     ratio, ms, bytes, memory, accuracy   as measured before any training; accuracy on validation, ratio of milliseconds
     """
@@ -69,6 +85,11 @@ class Candidate:
     accuracy: float | None = None
 
     @property
+    def end(self) -> Finish:
+        """Its finish."""
+        return FINISHES[self.finish]
+
+    @property
     def title(self) -> str:
         """As tables call it."""
         return self.name if self.finish == "float" else f"{self.name}, {self.finish}"
@@ -82,7 +103,7 @@ class Candidate:
 
     def _fit(self, fit: Fit, epochs: int, every: int) -> Fit:
         callbacks = fit.callbacks
-        if self.finish == "rate":
+        if self.end.rated:
             callbacks = (*callbacks, RatePenalty())
         if self.zeros and every:
             callbacks = (*callbacks, Gradual(rate=self.zeros, allocate="global", every=every))
@@ -105,11 +126,6 @@ def zeros_for(size: float, weights: int) -> float:
     0.67
     """
     return round(min(max(1 - 8 * size / weights / BITS_A_WEIGHT, 0.0), 0.95), 2)
-
-
-def quantized(finish: str) -> tuple[Config, ...]:
-    """The steps that a finish adds without looking at a budget."""
-    return (Quantize(),) if finish == "int8" else ()
 
 
 def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -18,10 +18,9 @@ from lilliput.data import Task
 from lilliput.errors import LilliputError
 from lilliput.measure import profile
 from lilliput.measure.accuracy import accuracy
-from lilliput.quant import Quantize
 from lilliput.recipe import Bench, Recipe, Student, look, run
 from lilliput.search.budget import Budget
-from lilliput.search.candidates import FAMILIES, Candidate, Family, distinct, zeros_for
+from lilliput.search.candidates import FAMILIES, FLOAT, INT8, RATE, RATE_INT8, Candidate, Family, Finish, distinct, zeros_for
 from lilliput.search.gentle import IMAGES, MARGIN, file_bytes
 from lilliput.search.remembered import Remembered
 
@@ -58,8 +57,9 @@ class Planner:
     def plan(self) -> Planned:
         """Everything that is worth training, gentlest first: those that keep most multiply-adds."""
         found = [c for family in self.families for c in self._family(family)]
-        if self.budget.size is not None and self._excess(rate := self._try(Candidate("as it is", (), "rate"))) <= 1:
-            found.insert(0, rate)
+        if self.budget.size is not None:
+            whole = [self._try(Candidate("as it is", (), end.name)) for end in self._ends()]
+            found = [*(c for c in whole if self._excess(c) <= 1), *found]
         kept = {id(c): self._left(c) for c in found}
         ordered = sorted(distinct(found), key=lambda c: -kept[id(c)])
         return Planned(ordered, [c for c in (self.start, self.int8) if c is not None], self.dropped)
@@ -77,49 +77,58 @@ class Planner:
         self.say("int8 is not faster than floats here, so it is left out")
         return None
 
+    def _ends(self) -> tuple[Finish, ...]:
+        """The finishes that are worth training for: floats and integers, or their forms for the file where it is limited.
+
+        Where only the file is limited they are equally small, so one is enough: the faster.
+        """
+        floats, integers = (FLOAT, INT8) if self.budget.size is None else (RATE, RATE_INT8)
+        if not self.int8:
+            return (floats,)
+        if self.budget.size is not None and not self._shapes:
+            return (integers if self.int8.ratio < 1 else floats,)
+        return floats, integers
+
+    @property
+    def _shapes(self) -> bool:
+        """Whether the budget limits what a network's shape decides."""
+        return self.budget.latency is not None or self.budget.memory is not None
+
     def _family(self, family: Family) -> Iterator[Candidate]:
-        """The candidates of one family: floats, or their form for the file where floats are too large for it; and integers."""
-        if family.fixed:
-            yield from self._fixed(family)
-            return
-        size, shapes = self.budget.size is not None, self.budget.latency is not None or self.budget.memory is not None
-        if shapes:
-            yield from self._gentlest(family, "rate" if size else "float")
-        elif size:
-            yield from self._variants(family, "rate", THINNER)
-        else:
-            yield from self._variants(family, "float", VARIANTS)
-        if self.int8 and (shapes or size):
-            yield from self._gentlest(family, "int8")
-        elif self.int8:
-            yield from self._variants(family, "int8", VARIANTS)
+        """The candidates of one family, with each finish."""
+        for end in self._ends():
+            if family.fixed:
+                yield from self._fixed(family, end)
+            elif self._shapes:
+                yield from self._gentlest(family, end)
+            else:
+                yield from self._variants(family, end, VARIANTS if self.budget.size is None else THINNER)
 
-    def _fixed(self, family: Family) -> Iterator[Candidate]:
-        """What cannot be made smaller: with each finish it meets the budget, or it does not."""
-        for finish in ("rate" if self.budget.size is not None else "float", *(("int8",) if self.int8 else ())):
-            try:
-                found = self._measured(Candidate(family.name, family.steps(1.0), finish))
-                if (over := self._excess(found)) <= 1:
-                    yield self._told(found)
-                else:
-                    self._drop(family, finish, f"takes {over:.2f} of what the budget allows")
-            except LilliputError as error:
-                self._drop(family, finish, str(error))
+    def _fixed(self, family: Family, end: Finish) -> Iterator[Candidate]:
+        """What cannot be made smaller: it meets the budget, or it does not."""
+        try:
+            found = self._measured(Candidate(family.name, family.steps(1.0), end.name))
+            if (over := self._excess(found)) <= 1:
+                yield self._told(found)
+            else:
+                self._drop(family, end, f"takes {over:.2f} of what the budget allows")
+        except LilliputError as error:
+            self._drop(family, end, str(error))
 
-    def _variants(self, family: Family, finish: str, amounts: Iterable[float]) -> Iterator[Candidate]:
+    def _variants(self, family: Family, end: Finish, amounts: Iterable[float]) -> Iterator[Candidate]:
         for amount in amounts if family in FAMILIES[:3] else ():
             try:
-                yield self._try(Candidate(f"{family.name} {amount:g}", family.steps(amount), finish))
+                yield self._try(Candidate(f"{family.name} {amount:g}", family.steps(amount), end.name))
             except LilliputError as error:
-                self._drop(family, finish, str(error))
+                self._drop(family, end, str(error))
 
-    def _gentlest(self, family: Family, finish: str) -> Iterator[Candidate]:
+    def _gentlest(self, family: Family, end: Finish) -> Iterator[Candidate]:
         """The amount at which it just meets the budget: what is over it by a third keeps a third less next time."""
         low, high, best, reason = 0.0, 1.0, None, "no amount meets the budget"
-        amount = self._first(finish)
+        amount = self._first(end)
         for _ in range(TRIES):
             try:
-                tried = self._measured(Candidate(family.name, family.steps(round(amount, 3)), finish))
+                tried = self._measured(Candidate(family.name, family.steps(round(amount, 3)), end.name))
             except LilliputError as error:  # this family cannot go so far, or cannot shape this network at all
                 low, reason, over = amount, str(error), 0.0
             else:
@@ -134,17 +143,17 @@ class Planner:
         if best is not None:
             yield self._told(best)
         else:
-            self._drop(family, finish, reason)
+            self._drop(family, end, reason)
 
-    def _first(self, finish: str) -> float:
+    def _first(self, end: Finish) -> float:
         """Where to begin: what may stay of the time, beside what integers save anyway."""
         if self.budget.latency is None:
             return 0.5
         share = MARGIN * self.budget.latency.of(self.start.ms) / self.start.ms
-        return min(0.95, max(0.2, share / self.int8.ratio if finish == "int8" and self.int8 else share))
+        return min(0.95, max(0.2, share / self.int8.ratio if end.then and self.int8 else share))
 
-    def _drop(self, family: Family, finish: str, why: str) -> None:
-        title = Candidate(family.name, (), finish).title
+    def _drop(self, family: Family, end: Finish, why: str) -> None:
+        title = Candidate(family.name, (), end.name).title
         self.dropped[title] = why
         self.say(f"{title}: left out. {why}")
 
@@ -154,7 +163,7 @@ class Planner:
     def _measured(self, candidate: Candidate, shaped: nn.Module | None = None) -> Candidate:
         """Time, bytes and memory, from the structure alone."""
         small = self.shaped(candidate) if shaped is None else shaped
-        stored = Quantize()(small, self.look) if candidate.finish == "int8" else small
+        stored = self._ended(small, candidate.end)
         times = self.clock.compare({"baseline": self.model, "candidate": stored}, seconds=SECONDS)
         ms, was = times["candidate"].median_ms, times["baseline"].median_ms
         size = self.budget.size
@@ -162,7 +171,7 @@ class Planner:
         return replace(
             candidate, ms=ms, ratio=ms / was, memory=profile(stored, self.look.example).peak_activation_bytes,
             bytes=file_bytes(stored),
-            zeros=zeros_for(size.of(self.start.bytes), weights) if candidate.finish == "rate" and size is not None else 0.0,
+            zeros=zeros_for(size.of(self.start.bytes), weights) if candidate.end.rated and size is not None else 0.0,
         )  # fmt: skip
 
     def shaped(self, candidate: Candidate) -> nn.Module:
@@ -175,10 +184,16 @@ class Planner:
                 small = step(small, self.look)
         return small
 
+    def _ended(self, small: nn.Module, end: Finish) -> nn.Module:
+        """With what comes after training and needs none; rounding for the file changes neither times nor memory."""
+        for method in end.then:
+            small = method(small, self.look)
+        return small
+
     def _told(self, candidate: Candidate) -> Candidate:
         """With the validation accuracy before any training, and a line for who watches."""
         small = run(self.model, Recipe(candidate.shape), self.bench).model  # from here on whoever trains it finds it done
-        small = Quantize()(small, self.look) if candidate.finish == "int8" else small
+        small = self._ended(small, candidate.end)
         batches = islice(self.task.batches("val", 250, shuffle_seed=self.look.seed), IMAGES // 250)
         found = replace(candidate, accuracy=accuracy(small, batches, self.task.metric).value)
         how = ", ".join(s.text() for s in found.shape if isinstance(s, Method | Student)) or "nothing removed"
@@ -194,7 +209,7 @@ class Planner:
         taken = self.budget.taken(vars(self.start), c.bytes, c.ms, c.ratio, c.memory)
         if "latency" in taken:
             taken["latency"] /= MARGIN
-        if c.finish == "rate":
+        if c.end.rated:
             taken.pop("size", None)
         return max(taken.values(), default=0.0)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
-from lilliput.core.method import Look
+from lilliput.core.method import Look, Method
 from lilliput.core.perform import perform
 from lilliput.data import Task
 from lilliput.errors import BudgetError, ConfigError
@@ -40,27 +40,31 @@ class Packed:
 
 def pack(
     model: nn.Module, task: Task, *, size: float | None = None, drop: float | None = None, seed: int = 0,
-    method: RateQuantize | None = None, architecture: str | None = None,
+    method: RateQuantize | None = None, architecture: str | None = None, then: Sequence[Method] = (),
 ) -> Packed:  # fmt: skip
     """Round the weights of a float network for a file, without training.
 
     With `size` (bytes of the file) as finely as fits; with `drop` alone (points of accuracy on the validation split) as
-    coarsely as is allowed. Raises `BudgetError` where nothing fits, and, with both, where what fits loses more.
+    coarsely as is allowed. `then` are methods that follow, such as integers for kernels; they are part of what is returned
+    and of what is counted. Raises `BudgetError` where nothing fits, and, with both, where what fits loses more.
     """
     if size is None and drop is None:
         raise ConfigError("rounding for a file needs a `size` or a `drop`")
-    search = _Search(model, task, method or RateQuantize(), seed, architecture)
+    search = _Search(model, task, method or RateQuantize(), seed, architecture, tuple(then))
     before = search.right(model)
     if size is not None:
-        step = search.step(lambda rounded: search.bytes(rounded) <= size, finest=True)
+        more = search.more()
+        step = search.step(lambda rounded: search.bytes(rounded) <= size - more, finest=True)
     else:
-        step = search.step(lambda rounded: 100 * (before - search.right(rounded)) <= (drop or 0) + 1e-9, finest=False)
+        step = search.step(
+            lambda rounded: 100 * (before - search.right(search.ended(rounded))) <= (drop or 0) + 1e-9, finest=False
+        )
     if step is None:
         wanted = f"`size` (={size:,.0f} bytes)" if size is not None else f"`drop` (={drop} points)"
         raise BudgetError(
             f"no step from {FINEST:.2g} to {COARSEST:.2g} meets {wanted}; train it smaller first, or ask for less"
         )
-    rounded = search.rounded(step)
+    rounded = search.ended(search.rounded(step))
     found = Packed(rounded, replace(search.method, step=step), search.bytes(rounded), before, search.right(rounded))
     if drop is not None and found.drop > drop + 1e-9:
         raise BudgetError(f"the file of {found.bytes:,} bytes loses {found.drop:.2f} points, over the `drop` (={drop}) allowed")
@@ -70,9 +74,11 @@ def pack(
 class _Search:
     """One network with what is seen of it, rounded as often as is asked."""
 
-    def __init__(self, model: nn.Module, task: Task, method: RateQuantize, seed: int, architecture: str | None) -> None:
-        self.task, self.method, self.architecture = task, method, architecture
-        look = Look(task.example(), task.drawn(), task.loss, seed)
+    def __init__(
+        self, model: nn.Module, task: Task, method: RateQuantize, seed: int, architecture: str | None, then: tuple[Method, ...]
+    ) -> None:
+        self.task, self.method, self.architecture, self.then = task, method, architecture, then
+        self.look = look = Look(task.example(), task.drawn(), task.loss, seed)
         self.plan = perform(model, method.plan(model, look))
         sites = gridded(self.plan)
         if not sites:
@@ -84,6 +90,19 @@ class _Search:
         after = perform(self.plan, [])
         self.method.round(after, self.seen, step)
         return after
+
+    def ended(self, rounded: nn.Module) -> nn.Module:
+        """With what follows."""
+        for method in self.then:
+            rounded = method(rounded, self.look)
+        return rounded
+
+    def more(self) -> int:
+        """The bytes that what follows adds to a file, with a twentieth in reserve, for it hardly depends on the step."""
+        if not self.then:
+            return 0
+        rounded = self.rounded(self.method.step)
+        return math.ceil(1.05 * max(0, self.bytes(self.ended(rounded)) - self.bytes(rounded)))
 
     def right(self, model: nn.Module) -> float:
         """Validation accuracy, as a share."""

@@ -24,7 +24,7 @@ from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
 from lilliput.recipe import Bake, Bench, Recipe, Student, prefix_id, run, start_text
 from lilliput.search.budget import Budget
-from lilliput.search.candidates import FAMILIES, Candidate, quantized, student
+from lilliput.search.candidates import FAMILIES, Candidate, student
 from lilliput.search.gentle import Proposal, file_bytes
 from lilliput.search.halving import Rung, due, rungs
 from lilliput.search.planning import Planner, epoch_seconds
@@ -199,15 +199,14 @@ class Search:
 
     def _finished(self, candidate: Candidate, trained: nn.Module, steps: Steps) -> tuple[nn.Module, Steps]:
         """The network as it will be stored, and all of its steps."""
-        if candidate.finish == "rate":
+        if candidate.end.rated:
             assert self.budget.size is not None
-            limit = self.budget.size.of(self.start["bytes"]) - TEXT
             found = pack(
-                bake(trained), self.bench.task, size=limit, seed=self.bench.seed, architecture=record(trained).architecture
-            )
+                bake(trained), self.bench.task, size=self.budget.size.of(self.start["bytes"]) - TEXT, seed=self.bench.seed,
+                architecture=record(trained).architecture, then=candidate.end.then,
+            )  # fmt: skip
             steps = (*steps, Bake(), found.method)
-        else:
-            steps = (*steps, *quantized(candidate.finish))
+        steps = (*steps, *candidate.end.then)
         return run(self.model, Recipe(steps), self.bench).model, steps
 
     @property
@@ -240,10 +239,10 @@ class Search:
         over = self.budget.taken(self.start, c.bytes, c.ms, c.ratio, c.memory)
         missed = [f"{name}: {share:.2f} of what is allowed" for name, share in over.items() if share > 1]
         fresh = any(isinstance(step, Student) for step in c.shape)  # a student that learned nothing is no network to recommend
-        able = not missed and c.accuracy is not None and c.finish != "rate" and not fresh
+        able = not missed and c.accuracy is not None and not c.end.rated and not fresh
         value = self.value(c.accuracy, c.ratio) if able and c.accuracy is not None else None
-        return Row(c.title, (*c.shape, *quantized(c.finish)), 0, c.ms, c.ratio, c.bytes, c.accuracy,
-                   c.accuracy if c.finish != "rate" else None, value, "; ".join([*missed, *([why] if why else [])]),
+        return Row(c.title, (*c.shape, *c.end.then), 0, c.ms, c.ratio, c.bytes, c.accuracy,
+                   None if c.end.rated else c.accuracy, value, "; ".join([*missed, *([why] if why else [])]),
                    over=max(over.values(), default=0.0))  # fmt: skip
 
     def _trained(self, candidates: list[Candidate], ladder: list[dict[str, int]]) -> Iterable[Row]:

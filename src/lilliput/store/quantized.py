@@ -43,7 +43,7 @@ def decode_weights(model: nn.Module, codes: Mapping[str, Codes], *, trust: bool)
 
 def _decode(layer: Mapped, name: str, codes: Codes, trust: bool) -> None:
     limit = Guard(largest=64 * codes.values.numel() + (1 << 16))  # a small codebook may be larger than its weight
-    quantizer: Quantizer = layer.weight_maps[-1]  # type: ignore[assignment]
+    _, quantizer = _stored_by(layer.weight_maps)
     with at(name), torch.no_grad(), nullcontext() if trust else limit:
         weight = quantizer.decode(codes)
     if weight.shape != layer.weight.shape or not weight.is_floating_point():
@@ -52,7 +52,10 @@ def _decode(layer: Mapped, name: str, codes: Codes, trust: bool) -> None:
 
 
 def _quantized(model: nn.Module) -> Iterator[tuple[str, Mapped]]:
-    """The layers whose last weight map is a quantizer and whose weight no other layer uses."""
+    """The layers whose last weight map is a quantizer and whose weight no other layer uses.
+
+    Of several quantizers the first one's codes are stored: the others read what it decodes to.
+    """
     owners = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
     for site, layer in model.named_modules():
         if isinstance(layer, Mapped) and layer.weight_maps and isinstance(layer.weight_maps[-1], Quantizer):
@@ -63,15 +66,20 @@ def _quantized(model: nn.Module) -> Iterator[tuple[str, Mapped]]:
 def _encode(layer: Mapped, name: str) -> Codes | None:
     """The codes of a layer's weight, if the layer computes the same from the weight they stand for."""
     maps, weight = copy.deepcopy(layer.weight_maps).cpu(), layer.weight.detach().cpu()
-    quantizer: Quantizer = maps[-1]  # type: ignore[assignment]
+    place, quantizer = _stored_by(maps)
     with torch.no_grad():
-        codes = quantizer.encode(through(maps[:-1], weight))
+        codes = quantizer.encode(through(maps[:place], weight))
         if not torch.equal(through(maps, quantizer.decode(codes)), through(maps, weight)):
             return None
     if codes.values.shape != weight.shape or not _whole(codes):
         what = f"whole numbers of shape {list(weight.shape)} from {codes.low} to {codes.high}"
         raise ModelError(f"{name}: the codes of `{type(quantizer).__name__}` are not {what}")
     return codes
+
+
+def _stored_by(maps: nn.ModuleList) -> tuple[int, Quantizer]:
+    """The quantizer whose codes stand for the weight, and its place."""
+    return next((place, each) for place, each in enumerate(maps) if isinstance(each, Quantizer))
 
 
 def _whole(codes: Codes) -> bool:
