@@ -104,7 +104,7 @@ def phone() -> str:
 def low_bit() -> str:
     """Quantizers of the literature beside the float network, and Deep Compression's stages."""
     result = load("low_bit")
-    head = ("", "W/A, bits", "test accuracy, %", "points behind floats", "bytes", "epochs", "seeds")
+    head = ("", "W/A, bits", "test accuracy, %", "points behind floats", "bytes", "epochs of images", "seeds")
     parts = [grid((named, *head[1:]), [low_bit_row(r, result[part]) for r in result[part]])
              for part, named in (("weights", "ResNet-20, from float weights"), ("binary", "binary layouts of ResNet-20"))
              if result[part]]  # fmt: skip
@@ -115,10 +115,8 @@ def low_bit() -> str:
     ]
     titles = ("Deep Compression, as its recipe is", "test accuracy, %", "bytes", "Huffman", "context coder")
     staged = [grid(titles, stages)] if stages else []
-    images = ", ".join(
-        f"{n:,}" for n in sorted({r["images"] for part in ("weights", "binary", "stages") for r in result[part]})
-    )
-    return page(*parts, *staged, [f"CIFAR-10, {images} training images, the last epoch, on test. {machine(result)}"])
+    images = "".join(f" Deep Compression: {r['images']:,} images." for r in result["stages"][:1])
+    return page(*parts, *staged, [f"CIFAR-10, the last epoch, on test.{images} {machine(result)}"])
 
 
 def low_bit_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[str, ...]:
@@ -127,7 +125,7 @@ def low_bit_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[str, .
     behind = f"{floats[row['from']] - row['accuracy']:.2f}" if row["from"] in floats else ""
     spread = "" if row["stdev"] is None else f" ± {row['stdev']:.2f}"
     return (row["name"], f"{row['weight_bits']:.3g}/{row['input_bits']:g}", f"{row['accuracy']:.2f}{spread}", behind,
-            f"{row['bytes']:,}", str(row["epochs"]), str(row["seeds"]))  # fmt: skip
+            f"{row['bytes']:,}", f"{row['epochs']} of {row['images']:,}", str(row["seeds"]))  # fmt: skip
 
 
 def factor() -> str:
