@@ -230,6 +230,8 @@ def test_pack_says_which_coder_and_show_what_it_saves(lilliput) -> None:  # type
     assert "over entropy" in lilliput("show", "context.lil").out
     wrong = lilliput("pack", "resnet8", "net.lil", "--coder", "contexts")
     assert wrong.code == 2 and "Did you mean `context`?" in wrong.err
+    wrong = lilliput("pack", "resnet8", "net.lil", "--int8")
+    assert wrong.code == 2 and "`--drop` or `--size`" in wrong.err
 
 
 def test_what_belongs_to_a_search_needs_hours(lilliput, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -101,6 +101,9 @@ def pack(
         float | None, typer.Option(help="Round weights, losing at most so many points of validation accuracy.")
     ] = None,
     size: Annotated[str | None, typer.Option(help="Round weights, as finely as fits: 60kB or 0.1x.")] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="With either: integers for kernels follow, so it is fast as well.")
+    ] = False,
     data: Annotated[str | None, typer.Option(help="Images for `--drop` and `--size`; as for `compress`.")] = None,
     seed: Seed = 0,
     trust: Trust = False,
@@ -113,12 +116,16 @@ def pack(
 
     network = open_model(model, weights=weights, trust=trust)
     if drop is None and size is None:
+        if int8:
+            raise UsageError(
+                "`--int8` follows rounding: give `--drop` or `--size` too, or a recipe of `quant.quantize` to compress"
+            )
         written = save(network, out, coder=coder)
         show(f"{out}: {written:,} bytes", {"file": str(out), "bytes": written}, json_out)
         return
     if data is None or coder not in (None, "context"):
         raise UsageError("`--drop` and `--size` weigh the bits of the context coder by images: give `--data`, leave `--coder`")
-    found = rounded(network, data, out, size, drop, seed)
+    found = rounded(network, data, out, size, drop, int8, seed)
     lost = f"{100 * found['val_accuracy']:.2f} % on validation images, {100 * found['val_accuracy_before']:.2f} % before"
     show(f"{out}: {found['bytes']:,} bytes, {lost}", found, json_out)
 
@@ -135,10 +142,12 @@ def unpack(
     export(str(file), out, input=input, trust=trust, json_out=json_out)
 
 
-def rounded(network: Any, data: str, out: Path, size: str | None, drop: float | None, seed: int) -> dict[str, Any]:
+def rounded(network: Any, data: str, out: Path, size: str | None, drop: float | None, int8: bool, seed: int) -> dict[str, Any]:
     from lilliput.data import open_task
     from lilliput.job import check_fit
+    from lilliput.recipe import Recipe
     from lilliput.search import Budget, pack
+    from lilliput.search.candidates import RATE, RATE_INT8
     from lilliput.store import save
 
     task = open_task(data, seed=seed)
@@ -148,7 +157,9 @@ def rounded(network: Any, data: str, out: Path, size: str | None, drop: float | 
     if budget.size is not None:
         with tempfile.TemporaryDirectory() as folder:
             limit = budget.size.of(save(network, Path(folder) / "exact.lil"))
-    found = pack(network, task, size=limit, drop=drop, seed=seed)
-    written = save(found.model, out, recipe=found.method.text())
-    return {"file": str(out), "bytes": written, "method": found.method.text(), "val_accuracy": found.after,
+    then = (RATE_INT8 if int8 else RATE).then
+    found = pack(network, task, size=limit, drop=drop, seed=seed, then=then)
+    recipe = Recipe((found.method, *then)).text()
+    written = save(found.model, out, recipe=recipe)
+    return {"file": str(out), "bytes": written, "recipe": recipe, "val_accuracy": found.after,
             "val_accuracy_before": found.before}  # fmt: skip
