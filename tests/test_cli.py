@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lilliput import kernels
 from lilliput.cli import main
 
 
@@ -232,6 +233,14 @@ def test_pack_says_which_coder_and_show_what_it_saves(lilliput) -> None:  # type
     assert wrong.code == 2 and "Did you mean `context`?" in wrong.err
     wrong = lilliput("pack", "resnet8", "net.lil", "--int8")
     assert wrong.code == 2 and "`--drop` or `--size`" in wrong.err
+
+
+@pytest.mark.skipif(kernels.backend() != "native", reason="only the native core rounds")
+def test_pack_makes_a_file_small_and_its_network_integer(lilliput, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    call = ("pack", "resnet8:channels=1,width=0.25", str(tmp_path / "net.lil"), "--data", "digits", "--size", "0.4x", "--int8")
+    found = lilliput(*call, "--json").json()
+    assert found["bytes"] == (tmp_path / "net.lil").stat().st_size and "quant.quantize(weights=power)" in found["recipe"]
+    assert found["recipe"] in lilliput("show", str(tmp_path / "net.lil")).out.replace("\n", "")
 
 
 def test_what_belongs_to_a_search_needs_hours(lilliput, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -121,6 +121,51 @@ def test_widths_that_do_not_fit_are_refused() -> None:
         perform(model, [Swap("0", "folded", {"norm": "1"})])
 
 
+class Bent(nn.BatchNorm2d):
+    """A norm with an activation of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).relu()
+
+
+def hooked() -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6))
+    model[1].register_forward_hook(lambda module, args, output: output * 2)
+    return model
+
+
+def doubled() -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6))
+    model[0].register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(3, 6, 3), Bent(6)), "`1` is a `Bent`"),
+        (hooked, "`1` has hooks"),
+        (doubled, "`0` has hooks"),
+    ],
+)
+def test_what_does_more_than_its_numbers_say_stays(make: Callable[[], nn.Module], why: str) -> None:
+    model, x = make().eval(), torch.randn(4, 3, 8, 8)
+    assert fold(model, x) == [] and unfolded(model, x)["1"].startswith(why)
+
+
+@pytest.mark.parametrize(
+    ("model", "cuts"),
+    [
+        (nn.Sequential(nn.Sequential(nn.Conv2d(3, 6, 3)), nn.BatchNorm2d(6)), {"0": True, "0.0": True, "1": True}),
+        (nn.Sequential(nn.Conv2d(3, 6, 3), nn.Sequential(nn.BatchNorm2d(6), nn.ReLU())), {"0": True, "1": True, "1.1": False}),
+        (nn.Sequential(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)), nn.ReLU()), {"0": False, "0.0": True, "1": False}),
+    ],
+)
+def test_a_layer_that_ends_or_begins_between_keeps_a_pair(model: nn.Module, cuts: dict[str, bool]) -> None:
+    for site, cut in cuts.items():
+        assert (fold(model.eval(), torch.randn(1, 3, 8, 8), [site]) == []) == cut, site
+
+
 def test_norms_can_be_skipped() -> None:
     from integer_nets import look
 

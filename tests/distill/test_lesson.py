@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,30 @@ def test_a_teacher_runs_folded_and_every_tap_sees_what_it_saw(taps: list[str]) -
     assert torch.allclose(seen.outputs, wanted, atol=1e-4)
     for site, value in watched.take().items():
         assert torch.allclose(seen.taps[site], value, atol=1e-4), site
+
+
+class Stubborn(nn.Module):
+    """A network that is not copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)  # type: ignore[no-any-return]
+
+    def __deepcopy__(self, memo: object) -> nn.Module:
+        raise TypeError("cannot be copied")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what PyTorch's compiler imports
+@pytest.mark.parametrize("make", [lambda: torch.compile(network(1.0)), Stubborn], ids=["compiled", "not copied"])
+def test_a_teacher_that_cannot_be_folded_teaches_as_it_is(make: Callable[[], nn.Module]) -> None:
+    teacher = make()
+    running = lesson(distill.Hinton(), network(), teacher)
+    running._fold(task().example(1))
+    assert running.teacher is teacher and running.folded
+    assert any(isinstance(m, nn.BatchNorm2d) for m in teacher.modules())
 
 
 def taught(teacher: nn.Module, taps: list[str]) -> list[str]:

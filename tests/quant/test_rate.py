@@ -17,6 +17,7 @@ from lilliput.errors import ConfigError, DataError, WorkError
 from lilliput.kernels import rounding
 from lilliput.kernels.rounding import Job
 from lilliput.kernels.turns import Trellis
+from lilliput.quant import Quantize
 from lilliput.quant.curvature import Curvature, curvature, upper
 from lilliput.quant.rate import PRICE, RateQuantize, gridded, round_layer
 from lilliput.store import load, save
@@ -250,6 +251,21 @@ def test_it_is_better_than_rounding_to_the_nearest_on_the_same_steps() -> None:
     for site in gridded(nearest):
         nearest.get_submodule(site).weight_maps[0].steps.copy_(rounded.get_submodule(site).weight_maps[0].steps)
     assert moved(model, rounded) < 0.5 * moved(model, nearest)
+
+
+@pytest.mark.parametrize("how", ["nearest", "descent"])
+def test_integers_may_follow_and_the_file_keeps_its_codes(how: str, tmp_path: Path) -> None:
+    model = network()
+    rounded = RateQuantize(step=0.003)(model, look(model))
+    both = Quantize(weights="power", round=how, images=32)(rounded, look(model))
+    x = look(model).example
+    assert save(both, tmp_path / "both.lil") < 1.5 * save(rounded, tmp_path / "net.lil")
+    assert torch.equal(load(tmp_path / "both.lil").eval()(x), both.eval()(x))
+    for site in gridded(rounded):
+        first, last = both.get_submodule(site).weight_maps
+        weight = both.get_submodule(site).weight
+        assert (first.name, last.name) == ("grid", "affine")
+        assert torch.equal(first(weight), rounded.get_submodule(site).mapped_weight())
 
 
 def test_weights_that_loaded_are_ordinary_floats(tmp_path: Path) -> None:

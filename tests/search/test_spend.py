@@ -24,6 +24,7 @@ from lilliput.errors import ConfigError, UnknownName
 from lilliput.measure import Latency
 from lilliput.recipe import Bench, Student, run
 from lilliput.search import Budget, Effort, Proposal, Remembered, Search
+from lilliput.search.candidates import FAMILIES
 from lilliput.search.gentle import MARGIN, file_bytes
 from lilliput.search.halving import Rung
 from lilliput.train import Fit
@@ -173,6 +174,23 @@ def test_what_meets_the_budget_without_training_counts(tmp_path: Path) -> None:
     found = search(tmp_path, Budget.read(latency="1.5x")).go()
     rows: list[Any] = list(found.tried)
     assert found.reachable and {r.name for r in rows if r.epochs == 0 and r.value is not None} >= {"as it is", "as it is, int8"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "ends"),
+    [
+        ({"latency": "0.6x", "size": "0.3x"}, {"rate", "rate in int8"}),
+        ({"latency": "0.6x"}, {"float", "int8"}),
+        ({"size": "0.3x"}, {"rate in int8"}),
+        ({"max_drop": 1.0}, {"float", "int8"}),
+    ],
+)
+def test_finishes_are_those_of_the_budget_and_no_family_is_forgotten(limits: Any, ends: set[str], tmp_path: Path) -> None:
+    plan = search(tmp_path, Budget.read(**limits), Effort(0.005)).plan()
+    found = {(c["finish"], c["name"].rstrip("0123456789. ")) for c in plan["candidates"]}
+    assert {end for end, _ in found} == ends
+    dropped = {name.split(",")[0] for name in plan["dropped"]}
+    assert {name for _, name in found} | dropped >= {family.name for family in FAMILIES}
 
 
 def test_students_of_other_architectures_compete(tmp_path: Path) -> None:

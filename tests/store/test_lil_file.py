@@ -97,6 +97,15 @@ def test_codes_take_the_bits_of_their_quantizer(tmp_path: Path) -> None:
     assert rows["layer1.0.conv2.weight.book"].kind == "side"
 
 
+def test_of_two_quantizers_of_runtimes_the_last_one_holds_the_codes(tmp_path: Path) -> None:
+    model = perform(small(), [Map("conv1", "weight", "affine", {"bits": bits}) for bits in (16, 4)])
+    save(model, tmp_path / "net.lil", coder="plain")
+    row = next(row for row in account(tmp_path / "net.lil") if row.name == "conv1.weight")
+    assert (row.kind, row.bits) in (("codes", 4), ("values", 32))
+    x = torch.randn(2, *model.input_shape)
+    assert torch.equal(load(tmp_path / "net.lil").eval()(x), model.eval()(x))
+
+
 def test_a_weight_that_codes_cannot_stand_for_is_stored_as_it_is(tmp_path: Path) -> None:
     before = small(MAPS)
     save(before, tmp_path / "net.lil", coder="plain")

@@ -145,7 +145,6 @@ def unpack(
 def rounded(network: Any, data: str, out: Path, size: str | None, drop: float | None, int8: bool, seed: int) -> dict[str, Any]:
     from lilliput.data import open_task
     from lilliput.job import check_fit
-    from lilliput.recipe import Recipe
     from lilliput.search import Budget, pack
     from lilliput.search.candidates import RATE, RATE_INT8
     from lilliput.store import save
@@ -159,7 +158,6 @@ def rounded(network: Any, data: str, out: Path, size: str | None, drop: float | 
             limit = budget.size.of(save(network, Path(folder) / "exact.lil"))
     then = (RATE_INT8 if int8 else RATE).then
     found = pack(network, task, size=limit, drop=drop, seed=seed, then=then)
-    recipe = Recipe((found.method, *then)).text()
-    written = save(found.model, out, recipe=recipe)
-    return {"file": str(out), "bytes": written, "recipe": recipe, "val_accuracy": found.after,
+    written = save(found.model, out)
+    return {"file": str(out), "bytes": written, "recipe": found.recipe.text(), "val_accuracy": found.after,
             "val_accuracy_before": found.before}  # fmt: skip

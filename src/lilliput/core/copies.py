@@ -53,7 +53,7 @@ def _state(module: nn.Module) -> dict[str, Any] | None:
     if hasattr(type(module), "__deepcopy__"):
         return None
     reduced: Any = module.__reduce_ex__(4)
-    if isinstance(reduced, str):
+    if isinstance(reduced, str) or len(reduced) < 3:
         return None
     make, arguments, state, *others = reduced
     ordinary = make is copyreg.__newobj__ and arguments == (type(module),) and not any(others)  # type: ignore[attr-defined]

@@ -18,16 +18,17 @@ from lilliput.core.layers import Compressed, Mapped, swaps
 from lilliput.core.watch import Graph, Op, watch
 from lilliput.errors import EditError
 
+_STOCK = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
 
 def fold(model: nn.Module, example: Tensor, stay: Collection[str] = ()) -> list[Edit]:
     """The edits that fold every batch norm that can be folded; `unfolded` says why the others stay.
 
-    Layers and norms at the sites `stay` are left alone, because somebody reads what is between them.
+    `stay` are sites whose inputs and outputs somebody reads: a pair that such a layer ends or begins between is left alone.
     """
     found, _ = _pairs(model, watch(model, example))
-    pairs = [pair for pair in found if not set(pair) & set(stay)]
+    pairs = [pair for pair in found if not any(_is_cut(pair, site) for site in stay)]
     return [edit for layer, norm in pairs for edit in (Swap(layer, "folded", {"norm": norm}), Swap(norm, "identity"))]
 
 
@@ -116,6 +117,21 @@ def _is_fixed(layer: Any) -> bool:
     return isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.running_var is not None
 
 
+def _is_cut(pair: tuple[str, str], site: str) -> bool:
+    """Whether a layer holds one of two sites and not the other."""
+    inside = [each == site or each.startswith(f"{site}.") for each in pair]
+    return inside[0] != inside[1]
+
+
+def _does_more(layer: Any) -> str | None:
+    """What a layer does that its class and its numbers do not say, or None."""
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return "has hooks"
+    if isinstance(layer, _BatchNorm) and type(layer).forward not in _STOCK and not getattr(layer, "only_norms", False):
+        return f"is a `{type(layer).__name__}`, whose forward may do more than normalise"
+    return None
+
+
 def _pairs(model: nn.Module, graph: Graph) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """(layer, norm) of everything foldable, and the norms that are not, with reasons."""
     found, stays = [], {}
@@ -143,6 +159,9 @@ def _layer_before(model: nn.Module, graph: Graph, op: Op) -> tuple[str, str | No
         return "", "it has no running statistics"
     if isinstance(layer, Mapped) or any("output_maps" in each._modules for each in (layer, norm)):
         return "", f"it or `{before.site}` has maps; bake the model first"
+    more = [f"`{at}` {why}" for at, each in ((op.site, norm), (before.site, layer)) if (why := _does_more(each))]
+    if more:
+        return "", more[0]
     if type(layer) not in FOLDABLE:
         return "", f"`{before.site}` is a `{type(layer).__name__}`"
     if graph.times_called[before.site] > 1 or graph.times_called[op.site] > 1 or _is_shared(model, layer):

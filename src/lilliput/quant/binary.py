@@ -126,7 +126,7 @@ class Decaying:
 
     def decay(self, x: Tensor) -> Tensor:
         """Its slope, k·t·(1 − tanh²(t·x))."""
-        return torch.tanh(self.t * x).square_().neg_().add_(1).mul_(max(1.0, self.t))
+        return torch.tanh(self.t * x).square().neg_().add_(1).mul_(max(1.0, self.t))
 
 
 @maps.register("irnet")

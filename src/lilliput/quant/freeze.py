@@ -18,6 +18,8 @@ from lilliput.errors import EditError
 class FrozenNorm(nn.BatchNorm2d):
     """A batch norm that computes by its running statistics in either mode, and never changes them. Slope and offset learn."""
 
+    only_norms = True  # so it can be folded (core/fold)
+
     def forward(self, input: Tensor) -> Tensor:
         return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lilliput.core.layers import through
+from lilliput.core.maps import Quantizer
 from lilliput.quant.integer import Affine
 from lilliput.quant.rounding import Quadratic, roundings
 from lilliput.quant.scales import saturating
@@ -120,9 +121,9 @@ def _mean(out: Tensor) -> Tensor:
 
 def _round(layer: Any, x: Tensor, wanted: Wanted, round: str) -> None:
     """New codes for a layer; filters that could saturate with them keep the old ones, and so do those that got worse."""
-    quantizer = layer.weight_maps[-1]
-    if not isinstance(quantizer, Affine):
-        return
+    *earlier, quantizer = layer.weight_maps
+    if not isinstance(quantizer, Affine) or any(isinstance(each, Quantizer) for each in earlier):
+        return  # what is rounded for the file already cannot take other codes
     before = through(layer.weight_maps[:-1], layer.weight)
     codes = quantizer.encode(before).values
     problem = _quadratic(layer, x, wanted, before)

@@ -58,7 +58,7 @@ class Sign(Decaying, Coded):
         return tent(x) if self.gradient == "polynomial" else self.decay(x)
 
     def encode(self, tensor: Tensor) -> Codes:
-        return Codes((tensor.detach() >= 0).to(torch.uint8), 0, 1)
+        return Codes((signs(tensor.detach()) > 0).to(torch.uint8), 0, 1)
 
     def decode(self, codes: Codes) -> Tensor:
         return codes.values.float() * 2 - 1
@@ -86,15 +86,13 @@ class RSign(Coded):
         return cls(tensor.new_zeros(channels), axis)
 
     def forward(self, x: Tensor) -> Tensor:
-        above = x - self._spread(x.dim())
-        return sloped(signs(above.detach()).to(x.dtype), above, tent)
+        return sloped(self.hard(x.detach()), x - self._spread(x.dim()), tent)
 
     def hard(self, x: Tensor) -> Tensor:
-        return signs(x - self._spread(x.dim())).to(x.dtype)
+        return signs(x - self._spread(x.dim()).detach()).to(x.dtype)
 
     def encode(self, tensor: Tensor) -> Codes:
-        above = tensor.detach() >= self._spread(tensor.dim())
-        return Codes(above.to(torch.uint8), 0, 1, {"threshold": self.threshold})
+        return Codes((self.hard(tensor.detach()) > 0).to(torch.uint8), 0, 1, {"threshold": self.threshold})
 
     def decode(self, codes: Codes) -> Tensor:
         return codes.values.float() * 2 - 1

@@ -77,7 +77,8 @@ def within(x: Tensor, bound: float) -> Tensor:
 class Coded(Quantizer):
     """Base of the quantizers whose value is what their codes decode to, by construction.
 
-    Subclasses write `encode`, `decode` and `soft`, whose gradient stands in for the one that steps do not have.
+    Subclasses write `encode`, `decode` and `soft`, whose gradient stands in for the one that steps do not have; those of
+    activations write `forward` with `sloped` instead.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -115,8 +115,8 @@ class Planner:
         except LilliputError as error:
             self._drop(family, end, str(error))
 
-    def _variants(self, family: Family, end: Finish, amounts: Iterable[float]) -> Iterator[Candidate]:
-        for amount in amounts if family in FAMILIES[:3] else ():
+    def _variants(self, family: Family, end: Finish, amounts: tuple[float, ...]) -> Iterator[Candidate]:
+        for amount in amounts if family in FAMILIES[:3] else amounts[:1]:
             try:
                 yield self._try(Candidate(f"{family.name} {amount:g}", family.steps(amount), end.name))
             except LilliputError as error:

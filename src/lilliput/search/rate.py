@@ -12,10 +12,12 @@ from torch import nn
 
 from lilliput.core.method import Look, Method
 from lilliput.core.perform import perform
+from lilliput.core.record import attach, record
 from lilliput.data import Task
 from lilliput.errors import BudgetError, ConfigError
 from lilliput.measure.accuracy import accuracy
 from lilliput.quant.rate import RateQuantize, gridded
+from lilliput.recipe import Recipe
 from lilliput.store import save
 
 FINEST, COARSEST = 2.0**-15, 2.0**-4
@@ -24,10 +26,12 @@ HALVINGS = 9  # which leaves two percent of the step, or half a percent of the b
 
 @dataclass(frozen=True)
 class Packed:
-    """A rounded network, the method that gives it again, the bytes of its file, and validation accuracy before and after."""
+    """A rounded network, the method that gives it again and the recipe with what follows it, the bytes of its file, and
+    validation accuracy before and after."""
 
     model: nn.Module
     method: RateQuantize
+    recipe: Recipe
     bytes: int
     before: float
     after: float
@@ -53,8 +57,7 @@ def pack(
     search = _Search(model, task, method or RateQuantize(), seed, architecture, tuple(then))
     before = search.right(model)
     if size is not None:
-        more = search.more()
-        step = search.step(lambda rounded: search.bytes(rounded) <= size - more, finest=True)
+        step = search.fitting(size)
     else:
         step = search.step(
             lambda rounded: 100 * (before - search.right(search.ended(rounded))) <= (drop or 0) + 1e-9, finest=False
@@ -65,7 +68,8 @@ def pack(
             f"no step from {FINEST:.2g} to {COARSEST:.2g} meets {wanted}; train it smaller first, or ask for less"
         )
     rounded = search.ended(search.rounded(step))
-    found = Packed(rounded, replace(search.method, step=step), search.bytes(rounded), before, search.right(rounded))
+    recipe = search.recipe(step)
+    found = Packed(rounded, recipe.steps[0], recipe, search.bytes(rounded), before, search.right(rounded))
     if drop is not None and found.drop > drop + 1e-9:
         raise BudgetError(f"the file of {found.bytes:,} bytes loses {found.drop:.2f} points, over the `drop` (={drop}) allowed")
     return found
@@ -89,20 +93,33 @@ class _Search:
         """The network at this step."""
         after = perform(self.plan, [])
         self.method.round(after, self.seen, step)
-        return after
+        return attach(after, recipe=self.recipe(step).text())
 
     def ended(self, rounded: nn.Module) -> nn.Module:
         """With what follows."""
+        said = record(rounded).recipe
         for method in self.then:
             rounded = method(rounded, self.look)
-        return rounded
+        return attach(rounded, recipe=said)
 
-    def more(self) -> int:
-        """The bytes that what follows adds to a file, with a twentieth in reserve, for it hardly depends on the step."""
-        if not self.then:
-            return 0
-        rounded = self.rounded(self.method.step)
-        return math.ceil(1.05 * max(0, self.bytes(self.ended(rounded)) - self.bytes(rounded)))
+    def recipe(self, step: float) -> Recipe:
+        """What makes the network of a step again; a file holds its text."""
+        return Recipe((replace(self.method, step=step), *self.then))
+
+    def fitting(self, size: float) -> float | None:
+        """The finest step whose file fits. What follows adds bytes that hardly depend on the step, so they are known early."""
+        more = self.more(self.method.step)
+        while True:
+            left = size - more
+            step = self.step(lambda rounded, left=left: self.bytes(rounded) <= left, finest=True)  # type: ignore[misc]
+            if step is None or self.more(step) <= more:
+                return step
+            more = self.more(step)
+
+    def more(self, step: float) -> int:
+        """The bytes that what follows adds to the file of a step."""
+        rounded = self.rounded(step)
+        return self.bytes(self.ended(rounded)) - self.bytes(rounded) if self.then else 0
 
     def right(self, model: nn.Module) -> float:
         """Validation accuracy, as a share."""

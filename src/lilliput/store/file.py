@@ -40,9 +40,9 @@ def save(
     """Write a model to a `.lil` file and return its size in bytes.
 
     The file holds the architecture's spelling, the edits and every tensor of the state dict. Of a weight whose last map
-    is a quantizer it holds the codes: what loads computes with the same numbers bit for bit, but the float weight is no
-    longer behind them. Where the layer would not compute the same from the decoded weight, as behind a map that is not
-    idempotent, the float weight itself is stored (`account` shows its bits).
+    is a quantizer it holds the codes, or those of a quantizer for files that stands before it: what loads computes with the
+    same numbers bit for bit, but the float weight is no longer behind them. Where the layer would not compute the same from
+    the decoded weight, as behind a map that is not idempotent, the float weight itself is stored (`account` shows its bits).
     `architecture` names what builds the network, for one that is not from the zoo; `recipe` is the recipe's text.
     `coder` is how numbers become bytes: `context` (the smallest; the default where the native core was built), `huffman`
     (for comparison), or `plain` (version 1 of the format: whole numbers packed, floats as they are).

@@ -54,7 +54,7 @@ def _decode(layer: Mapped, name: str, codes: Codes, trust: bool) -> None:
 def _quantized(model: nn.Module) -> Iterator[tuple[str, Mapped]]:
     """The layers whose last weight map is a quantizer and whose weight no other layer uses.
 
-    Of several quantizers the first one's codes are stored: the others read what it decodes to.
+    A quantizer for files that stands before another is the one whose codes are stored: the other reads what it decodes to.
     """
     owners = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
     for site, layer in model.named_modules():
@@ -79,7 +79,8 @@ def _encode(layer: Mapped, name: str) -> Codes | None:
 
 def _stored_by(maps: nn.ModuleList) -> tuple[int, Quantizer]:
     """The quantizer whose codes stand for the weight, and its place."""
-    return next((place, each) for place, each in enumerate(maps) if isinstance(each, Quantizer))
+    found = [(place, each) for place, each in enumerate(maps) if isinstance(each, Quantizer)]
+    return next((pair for pair in found if pair[1].for_files), found[-1])
 
 
 def _whole(codes: Codes) -> bool:
