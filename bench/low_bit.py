@@ -77,7 +77,7 @@ BINARY: dict[str, tuple[str, LowBit]] = {
     "birealnet": ("bireal_resnet20", LowBit("birealnet")),
     "irnet": ("bireal_resnet20", LowBit("irnet")),
     "reactnet": ("react_resnet20", LowBit("reactnet")),
-    # Residuals of every sub-tensor take nine times the memory of the input and 20 times the time, so a thinner pair.
+    # Residuals of every sub-tensor take nine times the memory of the input and are slow to train, so a thinner pair.
     "xnor, quarter width": ("bireal_resnet20:width=0.25", LowBit("xnor")),
     "horq 2, quarter width": ("bireal_resnet20:width=0.25", LowBit("horq", activations=2)),
 }

@@ -90,7 +90,7 @@ class Lesson:
         return Seen(outputs.clone(), {site: tap.clone() for site, tap in self.theirs.take().items()})
 
     def _fold(self, example: Tensor) -> None:
-        """Compute the teacher's norms into the layers before them, but where taps look: a third less time for a ResNet."""
+        """Compute the teacher's norms into the layers before them, but where taps look, which saves time."""
         self.folded = True
         if any(isinstance(m, torch.jit.ScriptModule) or "_orig_mod" in m._modules for m in self.teacher.modules()):
             return  # compiled: what runs is not what its modules say
