@@ -26,6 +26,7 @@ from lilliput.measure import profile
 
 RULES = ("rank", "energy", "error", "macs", "params", "latency")
 TRIES = 6  # measurements of whole networks until a latency target holds
+SURE = 0.985  # of the target: medians are known to 1 %, so what is measured there is within it the next time as well
 
 
 @config("factor.factorize")
@@ -241,25 +242,32 @@ class Factorize(Method):
     def _in_time(
         self, model: nn.Module, ladders: list[tuple[Site, list[Rung]]], look: Look, stays: dict[str, str]
     ) -> list[tuple[Site, Rung]]:
-        """As `_spend` by time; the whole choice is measured, and made again more tightly until it is fast enough."""
+        """As `_spend` by time; the whole choice is measured, and made again more tightly until it is surely fast enough."""
         assert self.latency is not None
         clock = look.need_clock(self.name)
         ladders = [(site, thinned(rungs, clock)) for site, rungs in ladders]
         costs = times(model, ladders, clock, len(look.example))
         now = clock(model)
-        target = room = (self.latency - 1) * now
+        room = (self.latency - 1) * now
+        best: tuple[float, list[tuple[Site, Rung]], dict[str, str]] = (math.inf, [], {})
         for _ in range(TRIES):
             tried = dict(stays)
-            chosen = self._choose(ladders, costs, room, f"`latency` (={self.latency})", now, tried)
+            try:
+                chosen = self._choose(ladders, costs, room, f"`latency` (={self.latency})", now, tried)
+            except BudgetError:  # of tighter choices than were asked for, there may be none
+                if best[0] > self.latency + 1e-9:
+                    raise
+                break
             made = outlined(model, [edit for site, rung in chosen for edit in edits(site, rung)])
-            saved = (share(clock, made, model) - 1) * now
-            if saved <= target + 1e-9 * now:
-                stays |= tried
-                return chosen
-            room += 1.1 * (target - saved)
-        raise BudgetError(
-            f"`latency` (={self.latency}) is not reached: {now + saved:.3f} ms of {now:.3f} ms at best after {TRIES} tries"
-        )
+            left = share(clock, made, model)
+            best = min(best, (left, chosen, tried), key=lambda found: found[0])
+            if left <= self.latency * SURE or not chosen:
+                break
+            room += 1.1 * (self.latency * SURE - left) * now
+        if best[0] > self.latency + 1e-9:
+            raise BudgetError(f"`latency` (={self.latency}) is not reached: {best[0]:.3f} at best after {TRIES} tries")
+        stays |= best[2]
+        return best[1]
 
     def _choose(
         self,
