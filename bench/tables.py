@@ -128,6 +128,56 @@ def low_bit_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[str, .
             f"{row['bytes']:,}", f"{row['epochs']} of {row['images']:,}", str(row["seeds"]))  # fmt: skip
 
 
+def factor() -> str:
+    """Every factorization at equal multiply-adds."""
+    results = [load(f"factor_{net}") for net in ("resnet20", "resnet56")]
+    rows = [
+        (f"`{result['net']}`", r["method"], f"{r['effective_macs']:.2f}x", f"{r['params']:.2f}x",
+         f"{r['lost']:.2f}{spread(r['spread'])}", f"{r['latency']:.2f}x", f"{r['epochs']} of {r['images']:,}",
+         str(len(r["seeds"])))
+        for result in results
+        for r in sorted(result["rows"], key=lambda r: (-r["epochs"] * r["images"], -r["share"], r["lost"]))
+    ]  # fmt: skip
+    head = ("network", "method", "multiply-adds", "parameters", "points lost", "latency", "epochs of images", "seeds")
+    return page(grid(head, rows), ["CIFAR-10, the last epoch, on test. " + machine(results[0])])
+
+
+def spread(value: float | None) -> str:
+    """A deviation, where there is one."""
+    return "" if value is None else f" ± {value:.2f}"
+
+
+def factor_speed() -> str:
+    """Seconds and memory of each form, and tensorly's."""
+    result = load("factor_speed")
+    rows = [
+        (f"`{r['form']}`", f"{r['plan_s'] + r['perform_s']:.2f}", f"{r['times_largest']:.1f}x",
+         f"{r['resident_times_largest']:.1f}x")
+        for r in result["rows"]
+    ]  # fmt: skip
+    against = [(r["what"], f"{r['seconds']:.2f}", f"{r['error']:.4f}") for r in result["against"]]
+    head = (f"`{result['net']}`, at given ranks", "seconds", "memory, of the largest weight", "resident")
+    said = f"{result['threads']} threads. {machine(result)}"
+    layer = grid(("one layer, 512x512x3x3", "seconds", "relative error"), against)
+    return page(grid(head, rows), layer, [said])
+
+
+def factor_latency() -> str:
+    """Speed at given ranks, foreseen and measured, and latency targets."""
+    result = load("factor_latency")
+    given = [
+        (f"`{net}`", f"`{r['method']}`", f"{r['foreseen_faster']:.2f}x", f"{r['faster']:.2f}x", f"{r['off']:+.0%}")
+        for net, parts in result["nets"].items() for r in parts["given"]
+    ]  # fmt: skip
+    aimed = [
+        (f"`{net}`", f"{r['target']:.2f}x", f"{r['ratio']:.2f}x", f"{r['macs']:.2f}x", str(r["factorized"]))
+        for net, parts in result["nets"].items() for r in parts["aimed"]
+    ]  # fmt: skip
+    said = f"Random weights, {result['size']}x{result['size']} pixels, ONNX Runtime, one thread, in turns. {machine(result)}"
+    targets = grid(("network", "latency asked for", "measured", "multiply-adds", "layers factorized"), aimed)
+    return page(grid(("network", "a quarter of the ranks", "foreseen", "measured", "off"), given), targets, [said])
+
+
 def lottery() -> str:
     """Winning tickets beside random and reinitialised ones."""
     result = load("sparse")

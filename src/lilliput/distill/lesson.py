@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -98,8 +99,8 @@ class Lesson:
         try:
             stay = {site.removesuffix(INPUT) for site in self.sites}
             self.teacher = perform(self.teacher, fold(self.teacher, example, stay)).eval().requires_grad_(False)
-        except Exception:  # any code may be the teacher; one that cannot be watched or copied only runs slower
-            pass
+        except Exception as error:  # any code may be the teacher; one that cannot be watched or copied only runs slower
+            warnings.warn(f"the teacher's norms stay, so its answers take longer and are the same: {error}", stacklevel=2)
         self.theirs = Watch(self.teacher, self.sites, grad=False)
 
     def average(self, all_reduce: Callable[..., Any]) -> None:
