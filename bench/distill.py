@@ -214,9 +214,9 @@ def overhead(asked: argparse.Namespace) -> None:
     student, teacher = (open_model("resnet20", seed=s) for s in (0, 1))
     plain, fixed = Fit(epochs=2, batch_size=128), Fit(epochs=2, batch_size=128, augment=False)
     ways = {"alone": plain, "alone, not augmented": fixed}
-    for name, loss in LOSSES.items():
-        if loss is not None:
-            ways[name] = Fit(epochs=2, batch_size=128, distill=loss)
+    for name in asked.names or LOSSES:
+        if LOSSES[name] is not None:
+            ways[name] = Fit(epochs=2, batch_size=128, distill=LOSSES[name])
     ways["hinton, remembered"] = Fit(epochs=2, batch_size=128, augment=False, distill=HINTON, cache_teacher=True)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):

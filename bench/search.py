@@ -54,8 +54,8 @@ def search(name: str, command: list[str], args: argparse.Namespace) -> None:
 
 
 def table() -> None:
-    """The verdict of every run that is there, and its front."""
-    rows: dict[str, Any] = {}
+    """The verdict of every run that is there, and its front, beside those of runs whose folders are gone."""
+    rows: dict[str, Any] = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else {}
     for path in sorted(KEPT.glob("*/metrics.json")):
         metrics = json.loads(path.read_text())
         before, after = metrics["baseline"], metrics["compressed"]
@@ -63,11 +63,12 @@ def table() -> None:
             "bytes": after["file_bytes"], "ratio": after["latency_ms"]["median"] / before["latency_ms"]["median"],
             "accuracy": after["accuracy"], "accuracy_before": before["accuracy"], "failures": metrics["failures"],
             "seconds": metrics["seconds"], "front": metrics.get("front"),
+            "hardware": hardware(), "versions": versions(),
         }  # fmt: skip
         row = rows[path.parent.name]
         print(f"{path.parent.name:28} {row['bytes']:9,} bytes  {row['ratio']:.2f}x  {100 * row['accuracy']:.2f} % "
               f"(before {100 * row['accuracy_before']:.2f} %)  {'; '.join(row['failures']) or 'met'}")  # fmt: skip
-    RESULT.write_text(json.dumps({"runs": rows, "hardware": hardware(), "versions": versions()}, indent=2) + "\n")
+    RESULT.write_text(json.dumps({"runs": rows}, indent=2) + "\n")
     print(RESULT.relative_to(ROOT))
 
 

@@ -64,6 +64,33 @@ def test_the_trial_of_a_process_that_died_is_free_again(tmp_path: Path) -> None:
     assert trial is not None
 
 
+def test_a_process_that_died_before_its_first_sign_of_life_holds_nothing(tmp_path: Path) -> None:
+    dying = Trials(url(tmp_path), "it", beat=1, grace=2)
+    dying.storage.record_heartbeat = lambda trial: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        dying.claim(0, 7)
+    mine = Trials(url(tmp_path), "it", beat=1, grace=2)
+    until = time.monotonic() + 30
+    while (trial := mine.claim(0, 7)) is None and time.monotonic() < until:
+        time.sleep(0.2)
+    assert trial is not None
+
+
+def test_who_lost_a_claim_is_told_so_and_spoils_nothing(tmp_path: Path) -> None:
+    slept, other = (Trials(url(tmp_path), "it", beat=1, grace=1) for _ in range(2))
+    lost = slept.claim(0, 7)
+    assert lost is not None
+    until = time.monotonic() + 30
+    while (trial := other.claim(0, 7)) is None and time.monotonic() < until:
+        time.sleep(0.2)
+    assert trial is not None
+    with pytest.raises(KeyboardInterrupt), slept.alive(lost):
+        raise KeyboardInterrupt
+    assert not slept.finish(lost, Outcome(0.1))
+    assert other.finish(trial, Outcome(0.9))
+    assert Trials(url(tmp_path), "it").outcomes(1)[0][7].value == 0.9
+
+
 def test_an_error_frees_the_trial_and_out_is_remembered(tmp_path: Path) -> None:
     trials = Trials(url(tmp_path), "it")
     first = trials.claim(1, 2)

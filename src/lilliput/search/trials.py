@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Any
@@ -42,6 +42,7 @@ class Trials:
                 storage=self.storage, study_name=name, direction="maximize", load_if_exists=True
             )
         self.number = self.storage.get_study_id_from_name(name)
+        self._seen: set[int] = set()
 
     @property
     def plan(self) -> dict[str, Any] | None:
@@ -64,8 +65,7 @@ class Trials:
 
     def claim(self, rung: int, candidate: int) -> int | None:
         """A new trial's id, or none where another process has this one."""
-        with _quiet():
-            self.optuna.storages.fail_stale_trials(self.study)
+        self._free()
         if (rung, candidate) in self._first():
             return None
         whose = {"rung": rung, "candidate": candidate}
@@ -75,16 +75,38 @@ class Trials:
         # Numbers are given one after the other, so whoever adds an equal later sees this one.
         if self._first()[rung, candidate]._trial_id == mine:
             return mine
-        self.storage.set_trial_state_values(mine, self.state.FAIL)
+        self._fail(mine)
         return None
 
-    def finish(self, trial: int, outcome: Outcome) -> None:
-        """Write what a claimed trial gave."""
-        self.storage.set_trial_user_attr(trial, "found", json.dumps(dict(outcome.found)))
-        if outcome.value is None:
-            self.storage.set_trial_state_values(trial, self.state.PRUNED)
-        else:
-            self.storage.set_trial_state_values(trial, self.state.COMPLETE, [outcome.value])
+    def finish(self, trial: int, outcome: Outcome) -> bool:
+        """Write what a claimed trial gave; False where the claim was lost, because no sign of life came for too long."""
+        try:
+            self.storage.set_trial_user_attr(trial, "found", json.dumps(dict(outcome.found)))
+            if outcome.value is None:
+                self.storage.set_trial_state_values(trial, self.state.PRUNED)
+            else:
+                self.storage.set_trial_state_values(trial, self.state.COMPLETE, [outcome.value])
+        except self.optuna.exceptions.UpdateFinishedTrialError:
+            return False
+        return True
+
+    def _fail(self, trial: int) -> None:
+        """Give a claim back, unless another process has already taken it away."""
+        with suppress(self.optuna.exceptions.UpdateFinishedTrialError):
+            self.storage.set_trial_state_values(trial, self.state.FAIL)
+
+    def _free(self) -> None:
+        """Give back the claims of processes that died.
+
+        Optuna frees those whose last sign of life is old, and never those without one. So whoever sees a claim for the first time
+        gives the sign in its place: if its process died before it could, the next one is missing as well.
+        """
+        with _quiet():
+            self.optuna.storages.fail_stale_trials(self.study)
+        for trial in self.study.get_trials(deepcopy=False, states=(self.state.RUNNING,)):
+            if trial._trial_id not in self._seen:
+                self._seen.add(trial._trial_id)
+                self.storage.record_heartbeat(trial._trial_id)
 
     @contextmanager
     def alive(self, trial: int) -> Iterator[None]:
@@ -93,14 +115,15 @@ class Trials:
 
         def beat() -> None:
             while not over.wait(self.storage.get_heartbeat_interval()):
-                self.storage.record_heartbeat(trial)
+                with suppress(Exception):  # a database that is away for a moment; the next sign may reach it
+                    self.storage.record_heartbeat(trial)
 
         thread = Thread(target=beat, daemon=True)
         thread.start()
         try:
             yield
         except BaseException:
-            self.storage.set_trial_state_values(trial, self.state.FAIL)
+            self._fail(trial)
             raise
         finally:
             over.set()
