@@ -23,7 +23,8 @@ from lilliput.core import state
 from lilliput.core.callback import Callback
 from lilliput.data import Task
 from lilliput.distill import Distillation
-from lilliput.distill.lesson import Ensemble, places_of
+from lilliput.distill.ensemble import Ensemble
+from lilliput.distill.lesson import places_of
 from lilliput.errors import ConfigError, TrainError
 from lilliput.guest import Guest
 from lilliput.measure.accuracy import accuracy

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from lilliput.core.edits import Map, Swap
 from lilliput.core.layers import Compressed, swaps
 from lilliput.core.method import Look
 from lilliput.core.perform import perform
+from lilliput.distill.contract import Turn
 from lilliput.distill.lesson import Lesson
 from lilliput.distill.taps import Scene, Watch, survey
 from lilliput.errors import ConfigError, UnknownName
@@ -104,6 +107,59 @@ def test_a_teacher_runs_folded_and_every_tap_sees_what_it_saw(taps: list[str]) -
     assert torch.allclose(seen.outputs, wanted, atol=1e-4)
     for site, value in watched.take().items():
         assert torch.allclose(seen.taps[site], value, atol=1e-4), site
+
+
+class InPlace(nn.Module):
+    """A network whose layers write over what they read, with a second head while it trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.linear, self.second = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.body(x)
+        return Heads(self.linear(x), (self.second(x),)) if self.training else self.linear(x)
+
+
+Heads = namedtuple("Heads", ["main", "aux"])
+
+
+def test_a_tap_is_what_its_layer_gave_though_the_next_works_in_place() -> None:
+    student, teacher, x = InPlace().train(), InPlace().eval(), task().example(6)
+    running = lesson(distill.Hints(["body.0", "body.1:in", "body.1"], adapt=False), student, teacher)
+    student(x)
+    for seen, net in ((running.ours.take(), student), (running._frozen(x).taps, teacher)):
+        before = net.body[0](x)
+        assert torch.allclose(seen["body.0"], before) and torch.equal(seen["body.0"], seen["body.1:in"])
+        assert torch.allclose(seen["body.1"], before.relu())
+
+
+@pytest.mark.parametrize("loss", [distill.Hinton(), distill.Dkd(), distill.Dist(), distill.Mutual()], ids=lambda x: x.name)
+def test_only_a_networks_own_outputs_are_taught(loss: distill.Distillation) -> None:
+    done = fit(InPlace(), task(), Fit(epochs=1, batch_size=54, distill=loss), teacher=InPlace())
+    assert done.history[-1]["train_loss"] > 0
+
+
+class Sees(nn.Module):
+    """In the place of a loss: what one is given, and whether products of it are rounded."""
+
+    def forward(self, turn: Turn) -> Tensor:
+        self.turn, self.rounded = turn, torch.is_autocast_enabled("cpu")
+        return turn.hard
+
+
+@pytest.mark.parametrize("loss", [distill.Attention(), distill.Mutual(fresh=True)], ids=lambda loss: loss.name)
+def test_losses_compute_in_single_precision_whoever_trains(loss: distill.Distillation) -> None:
+    student = network()
+    running = lesson(loss, student, network(1.0))
+    running.part = Sees()
+    with torch.autocast("cpu", torch.bfloat16):
+        turn(running, student)
+    seen = running.part.turn
+    given = [*(one for side in (seen.student, seen.teacher) for one in (side.outputs, *side.taps.values())), seen.peer]
+    assert not running.part.rounded
+    assert all(one.dtype == torch.float32 for one in given if one is not None)
 
 
 class Stubborn(nn.Module):

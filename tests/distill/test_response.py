@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
 from lilliput import distill
-from lilliput.distill import Dist, Dkd, Ensemble, Hinton, Mutual
+from lilliput.distill import Dist, Dkd, Ensemble, Hinton, Mutual, Scene, Seen, Turn
 from lilliput.distill.response import standardize
 from lilliput.errors import ConfigError
 
@@ -115,6 +116,43 @@ def test_standardised_outputs_have_mean_0_and_deviation_1() -> None:
     assert torch.allclose(z.square().mean(1), torch.ones(2), atol=1e-5)
 
 
+def part(loss: distill.Distillation, s: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The teacher's part of a training's loss."""
+    judge = functional.cross_entropy
+    scene = Scene(Says(s), Says(t), None)  # type: ignore[arg-type] # losses of outputs look at no task
+    taught: torch.Tensor = loss.begin(scene)(Turn(Seen(s), Seen(t.detach()), y, judge(s, y), judge, peer=t))
+    return taught
+
+
+@given(st.floats(0.5, 5), st.integers(0, 1000))
+def test_standardized_is_its_loss_of_standardised_outputs(temperature: float, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    s, t = draw.normal(2, 3, size=(2, 5, 7))
+    z = [(x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True) for x in (s, t)]
+    expected = 0.7 * temperature**2 * kl(softmax(z[1], temperature), softmax(z[0], temperature))
+    loss = distill.Standardized(Hinton(temperature, 0.7))
+    assert float(part(loss, torch.tensor(s), torch.tensor(t), torch.arange(5))) == pytest.approx(expected, abs=1e-5)
+    for other in (Mutual(), distill.Attention()):
+        with pytest.raises(ConfigError, match="is a loss of a teacher's outputs"):
+            distill.Standardized(other).check()
+
+
+@given(st.floats(0.5, 5), st.floats(0.1, 2), st.integers(0, 1000))
+def test_peers_learn_from_labels_and_from_each_other(temperature: float, weight: float, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    s, t = draw.normal(size=(2, 5, 7))
+    p, q = softmax(s, temperature), softmax(t, temperature)
+    labels = -np.log(softmax(t, 1.0)[np.arange(5), np.arange(5)]).mean()
+    expected = 0.5 * labels + weight * temperature**2 * (kl(q, p) + kl(p, q))
+    ours, peer = (torch.tensor(x, requires_grad=True) for x in (s, t))
+    found = part(Mutual(temperature, weight=weight, hard=0.5), ours, peer, torch.arange(5))
+    assert found.item() == pytest.approx(expected, abs=1e-9)
+    found.backward()
+    assert torch.allclose(ours.grad, torch.tensor(weight * temperature * (p - q) / 5))  # type: ignore[arg-type]
+    own = (softmax(t, 1.0) - np.eye(7)[:5]) / 5
+    assert torch.allclose(peer.grad, torch.tensor(0.5 * own + weight * temperature * (q - p) / 5))  # type: ignore[arg-type]
+
+
 class Says(nn.Module):
     """A network that always says the same."""
 
@@ -135,6 +173,7 @@ def test_an_ensemble_means_probabilities() -> None:
     geometric = torch.softmax(Ensemble([Says(a), Says(b)])(a) / 3, 1)
     product = (probable[0] * probable[1]).sqrt()
     assert torch.allclose(geometric, product / product.sum(1, keepdim=True), atol=1e-6)
+    assert torch.allclose(Ensemble([a_twice := Says(a), a_twice, Says(b)])(a), (2 * a + b) / 3, atol=1e-6)
     with pytest.raises(ConfigError, match=r"teachers give \(3, 5\) and \(3, 4\)"):
         Ensemble([Says(a), Says(b[:, :4])])(a)
     with pytest.raises(ConfigError, match="one or more"):

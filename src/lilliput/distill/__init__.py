@@ -3,9 +3,10 @@
 from lilliput.distill.combine import Scheduled, Sum
 from lilliput.distill.contract import Distillation, Feature, Response, Seen, Turn
 from lilliput.distill.contrast import Contrast
+from lilliput.distill.ensemble import Ensemble
 from lilliput.distill.feature import Attention, Factors, Flow, Hints, Similarity
 from lilliput.distill.inversion import synthesize
-from lilliput.distill.lesson import Ensemble, Lesson
+from lilliput.distill.lesson import Lesson
 from lilliput.distill.relation import Angle, Correlation, Distance
 from lilliput.distill.response import Dist, Dkd, Hinton, Mutual, Standardized
 from lilliput.distill.review import Review

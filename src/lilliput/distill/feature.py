@@ -67,8 +67,8 @@ class Hints(Adapted):
 
     L = Σ over taps of mean((r(s) - t)²), r a 1x1 convolution with a batch norm, trained along and thrown away
     `s` (n, c, h, w), `t` (n, c', h', w'), the larger image averaged down; in squared units of the features. Equal features
-    without a regressor (`adapt=false`) give 0. The paper trains in two stages: hints alone (`hard=0`; layers behind the
-    hint then stay as they are), then softened outputs.
+    without a regressor (`adapt=false`) give 0. The paper trains in two stages: hints alone (`hard=0`; weights behind
+    the hint then stay as they are), then softened outputs.
     Romero, Ballas, Kahou, Chassang, Gatta, Bengio 2014, "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550.
     """
 
@@ -106,8 +106,8 @@ class Attention(Feature):
     def check(self) -> None:
         """Raise `ConfigError` for options that can never work."""
         check_weights(self)
-        if not self.power > 0:
-            raise ConfigError(f"`power` (={self.power}) must be above 0")
+        if not self.power >= 1:
+            raise ConfigError(f"`power` (={self.power}) is from 1: below it, the slope has no bound where a feature is 0")
 
     def __call__(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         """The term of one batch."""
@@ -121,7 +121,7 @@ class Attention(Feature):
         """Attention (n, h·w) of features (n, c, h, w), of length 1 for every image."""
         if x.dim() != 4:
             raise ConfigError(f"attention is a map of places, and this tap has the shape {tuple(x.shape)}; tap (n, c, h, w)")
-        return F.normalize(x.abs().pow(self.power).mean(1).flatten(1), dim=1)
+        return unit(x.abs().pow(self.power).mean(1).flatten(1))
 
 
 @config("distill.fsp")
@@ -190,7 +190,14 @@ class Similarity(Feature):
 def alike(x: Tensor) -> Tensor:
     """How alike the images of a batch are, (n, n), rows of length 1."""
     flat = x.flatten(1)
-    return F.normalize(flat @ flat.T, dim=1)
+    return unit(flat @ flat.T)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors along the last side with length 1; those of no length stay 0, and have no slope."""
+    length = x.square().sum(-1, keepdim=True)
+    there = length > 1e-12
+    return torch.where(there, x * length.clamp(min=1e-12).rsqrt(), 0)
 
 
 @config("distill.ft")
@@ -206,8 +213,8 @@ class Factors(Feature):
 
     taps: Taps = ()
     rate: float = 0.5
-    first: float = 0.1
-    weight: float = 200.0
+    first: float = 0.2
+    weight: float = 500.0
     hard: float = 1.0
 
     default: ClassVar[str] = "last"
@@ -224,7 +231,7 @@ class Factors(Feature):
         for pair in zip(student, teacher, strict=True):
             ours, theirs = same_images(*pair)
             same_shape(ours, theirs)
-            total = total + F.l1_loss(F.normalize(ours.flatten(1), dim=1), F.normalize(theirs.flatten(1), dim=1))
+            total = total + F.l1_loss(unit(ours.flatten(1)), unit(theirs.flatten(1)))
         return total
 
     def adapters(self, student: Sequence[Shape], teacher: Sequence[Shape], scene: Scene) -> nn.Module:

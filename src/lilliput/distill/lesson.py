@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lilliput.core.fold import fold
 from lilliput.core.perform import perform
 from lilliput.data.batches import Batches
+from lilliput.data.scores import heads
 from lilliput.distill.contract import Distillation, Seen, Turn
 from lilliput.distill.taps import INPUT, Scene, Watch
 from lilliput.errors import ConfigError
@@ -64,10 +65,11 @@ class Lesson:
 
         They may be unknown where neither the loss nor `remember` needs them.
         """
-        student = Seen(outputs, self.ours.take())
+        student = Seen(_single(outputs), self.ours.take())
         peer, teacher = self._taught(x, places)
         turn = Turn(student, teacher, targets, hard, self.task.loss, step / max(self.steps, 1), step, places, peer)
-        return self.loss.total(self.part, turn)
+        with torch.autocast(self.device.type, enabled=False):  # losses are differences of like numbers, whoever trains
+            return self.loss.total(self.part, turn)
 
     def _taught(self, x: Tensor, places: Tensor | None) -> tuple[Tensor | None, Seen]:
         """The outputs of a peer, and what the teacher says without a gradient."""
@@ -79,6 +81,7 @@ class Lesson:
         if self.peer:
             with self.autocast():
                 outputs = self.teacher(x)
+            outputs = _single(outputs)
             return outputs, Seen(outputs.detach(), {site: tap.detach() for site, tap in self.theirs.take().items()})
         return None, self._frozen(x)
 
@@ -87,8 +90,8 @@ class Lesson:
             self._fold(x[:1])
         with torch.inference_mode(), self.autocast():
             outputs = self.teacher(x)
-        # Copies made outside inference mode are ordinary tensors, which autograd may keep for the student's gradient.
-        return Seen(outputs.clone(), {site: tap.clone() for site, tap in self.theirs.take().items()})
+        # A copy made outside inference mode is an ordinary tensor, which autograd may keep for the student's gradient.
+        return Seen(_single(outputs).clone(), self.theirs.take())
 
     def _fold(self, example: Tensor) -> None:
         """Compute the teacher's norms into the layers before them, but where taps look, which saves time."""
@@ -145,6 +148,12 @@ class Lesson:
         self.theirs.close()
 
 
+def _single(outputs: Any) -> Tensor:
+    """A network's own outputs in single precision or better, without those of auxiliary heads."""
+    own: Tensor = heads(outputs)[0]
+    return own.float() if own.itemsize < 4 else own
+
+
 def places_of(batches: Batches, number: int) -> Tensor:
     """Which images of the split batch `number` of this process holds."""
     start = number * batches.layout.batch_size
@@ -159,34 +168,3 @@ def _check_memory(kept: dict[str, Tensor]) -> None:
             f"remembering the teacher takes {needed / 2**30:.1f} GiB and {MEMORY / 2**30:.0f} GiB are allowed; "
             "tap later or fewer layers, or leave `cache_teacher` off"
         )
-
-
-class Ensemble(nn.Module):
-    """Several teachers as one: a network whose softened probabilities are their mean.
-
-    z = mean of z_k                                  without a temperature: the geometric mean of probabilities, for any T
-    z = T·log(mean of softmax(z_k / T))              with a temperature T: the arithmetic mean, at that T
-    Taps of member k are `k.layer`. Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2.
-    """
-
-    def __init__(self, teachers: Sequence[nn.Module], temperature: float | None = None) -> None:
-        super().__init__()
-        if not teachers or (temperature is not None and not temperature > 0):
-            raise ConfigError(f"`teachers` (={len(teachers)} of them) are one or more, `temperature` (={temperature}) above 0")
-        for number, teacher in enumerate(teachers):
-            self.add_module(str(number), teacher)
-        self.temperature = temperature
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Outputs (n, classes)."""
-        outputs = [teacher(x) for teacher in self.children()]
-        for other in outputs[1:]:
-            if other.shape != outputs[0].shape:
-                raise ConfigError(
-                    f"teachers give {tuple(outputs[0].shape)} and {tuple(other.shape)}: they need the same classes"
-                )
-        together = torch.stack(outputs)  # (teachers, n, classes)
-        if self.temperature is None:
-            return together.mean(0)
-        probable = (together / self.temperature).log_softmax(2).logsumexp(0)
-        return self.temperature * probable  # up to a constant, which softmax does not see

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lilliput.config import config
 from lilliput.distill.contract import Feature, check_weights
+from lilliput.distill.feature import unit
 from lilliput.distill.taps import Taps
 from lilliput.errors import ConfigError
 
@@ -80,7 +81,7 @@ class Angle(Feature):
 def angles(x: Tensor) -> Tensor:
     """Cosines of the angles at x_j between x_i and x_k, (n, n, n) in the order j, i, k."""
     flat = x.flatten(1)
-    units = F.normalize(flat[None] - flat[:, None], dim=2)  # (j, i, features)
+    units = unit(flat[None] - flat[:, None])  # (j, i, features)
     return units @ units.mT
 
 
@@ -117,8 +118,8 @@ class Correlation(Feature):
 
     def kernel(self, x: Tensor) -> Tensor:
         """The kernel of all pairs, (n, n)."""
-        unit = F.normalize(x.flatten(1), dim=1)
-        product, twice = unit @ unit.T, 2 * self.gamma
+        rows = unit(x.flatten(1))
+        product, twice = rows @ rows.T, 2 * self.gamma
         found = torch.zeros_like(product)
         for p in range(self.order + 1):
             found = found + math.exp(-twice) * twice**p / math.factorial(p) * product**p

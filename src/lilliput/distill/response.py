@@ -162,6 +162,8 @@ class Standardized(Distillation):
 
     def check(self) -> None:
         """Raise `ConfigError` for options that can never work."""
+        if not isinstance(self.loss, Hinton | Response):
+            raise ConfigError(f"`loss` (={self.loss.name}) is a loss of a teacher's outputs: distill.hinton, dkd or dist")
         self.loss.check()
 
     def share(self) -> float:

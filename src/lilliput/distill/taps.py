@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lilliput.core.layers import Compressed, Mapped
 from lilliput.data import Task
+from lilliput.distill.ensemble import Ensemble
 from lilliput.errors import ConfigError, ModelError, UnknownName, at
 
 Taps = tuple[str, ...] | dict[str, str]
@@ -90,6 +91,10 @@ class Scene:
         return zip(one, two, strict=True)
 
     def _default(self, kind: str) -> list[tuple[str, str]]:
+        if isinstance(self.teacher, Ensemble):
+            raise ConfigError(
+                "the teacher is an ensemble, whose members are many: say which layers by `taps` (`0.layer1`, ...)"
+            )
         if kind == "embedding":
             heads = self.ours.head, self.theirs.head
             if heads[0] is None or heads[1] is None:
@@ -106,7 +111,11 @@ class Scene:
 
 
 class Watch:
-    """Hooks that catch what layers give, while gradients are on (`grad`) or while they are off; `close` removes them."""
+    """Hooks that catch what layers give, while gradients are on (`grad`) or while they are off; `close` removes them.
+
+    What is caught is a copy in single precision or better: a layer behind may work in place. It is an ordinary tensor also
+    where the forward runs in inference mode, so that autograd may keep it.
+    """
 
     def __init__(self, model: nn.Module, sites: Iterable[str], *, grad: bool) -> None:
         self.caught: dict[str, Tensor] = {}
@@ -116,7 +125,8 @@ class Watch:
     def _hook(self, model: nn.Module, site: str, grad: bool) -> Any:
         def keep(value: Tensor) -> None:
             if torch.is_grad_enabled() == grad:  # so that a validation pass leaves nothing behind
-                self.caught[site] = value
+                with torch.inference_mode(False):
+                    self.caught[site] = value.float() if value.itemsize < 4 else value.clone()
 
         if site.endswith(INPUT):
             layer = model.get_submodule(site.removesuffix(INPUT))
@@ -124,12 +134,12 @@ class Watch:
         return model.get_submodule(site).register_forward_hook(lambda module, args, output: keep(output))
 
     def take(self) -> dict[str, Tensor]:
-        """What was caught since the last time, in single precision or better."""
+        """What was caught since the last time."""
         caught, self.caught = self.caught, {}
         for site in self.sites:
             if site not in caught:
                 raise ModelError(f"{site}: the layer did not run in this forward, so there is nothing to tap")
-        return {site: value.float() if value.itemsize < 4 else value for site, value in caught.items()}
+        return caught
 
     def close(self) -> None:
         """Remove every hook."""

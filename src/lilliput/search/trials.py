@@ -98,8 +98,8 @@ class Trials:
     def _free(self) -> None:
         """Give back the claims of processes that died.
 
-        Optuna frees those whose last sign of life is old, and never those without one. So whoever sees a claim for the first time
-        gives the sign in its place: if its process died before it could, the next one is missing as well.
+        Optuna frees those whose last sign of life is old, and never those without one. So whoever sees a claim for the first
+        time gives the sign in its place: if its process died before it could, the next one is missing as well.
         """
         with _quiet():
             self.optuna.storages.fail_stale_trials(self.study)
