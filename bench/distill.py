@@ -10,8 +10,9 @@
 
 Every run is a file in out/distill/<settings>; what is there is not done again, a run that was stopped goes on from its last
 epoch, and several processes share the list. Within a part all runs see the same images in the same order for the same epochs;
-test accuracy is that of the last epoch, and nothing is chosen on it. One seed of all losses at a time, so that an early `table`
-is whole. On two cores the defaults take about 7 minutes for a run of `losses` on the thin student and 11 on the full one, 40
+accuracy is that of the last epoch, on the validation and the test split together, and nothing is chosen on either. One seed of
+all losses at a time, so that an early `table` is whole. Papers with two stages have a third of the epochs for the first.
+Weights are those of the papers' own comparisons for this pair where there are some. On two cores the defaults take about 7 minutes for a run of `losses` on the thin student and 11 on the full one, 40
 minutes for `little`, and 40 minutes for `after`. Needs $LILLIPUT_WEIGHTS and the data where `lilliput data` finds it.
 """
 
@@ -23,6 +24,8 @@ import os
 import shutil
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +38,14 @@ from lilliput import distill, recipe
 from lilliput.core.method import Method
 from lilliput.data import open_task
 from lilliput.data.splits import carve
+from lilliput.errors import TrainError
 from lilliput.factor import Factorize
 from lilliput.measure import hardware, profile, versions
 from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
 from lilliput.prune import Channels
 from lilliput.quant import Quantize
-from lilliput.train import BatchNorm, Fit, fit
+from lilliput.train import BatchNorm, Fit, Fitted, fit
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "out/distill"
@@ -49,20 +53,21 @@ WEIGHTS = Path(os.environ.get("LILLIPUT_WEIGHTS", "."))
 
 WARM = ((0.0, 0.0), (0.1, 1.0))
 HINTON = distill.Hinton()
+STANDARD = distill.Sum((distill.Standardized(distill.Hinton(temperature=2.0, alpha=1.0)),), (9.0,), hard=0.1)
 LOSSES: dict[str, distill.Distillation | None] = {
     "none": None,
     "hinton": HINTON,
-    "dkd": distill.Scheduled(distill.Dkd(), WARM),
-    "dist": distill.Dist(),
-    "standardized": distill.Standardized(distill.Hinton(temperature=2.0)),
+    "dkd": distill.Scheduled(distill.Dkd(beta=2.0), WARM),
+    "dist": distill.Scheduled(distill.Dist(), WARM),
+    "standardized": distill.Scheduled(STANDARD, WARM),
     "mutual": distill.Mutual(),
-    "fitnets": distill.Hints(),
+    "fitnets": HINTON,
     "at": distill.Attention(),
-    "fsp": distill.Flow(adapt=True),
+    "fsp": None,
     "sp": distill.Similarity(),
     "ft": distill.Factors(),
     "crd": distill.Contrast(),
-    "reviewkd": distill.Scheduled(distill.Review(), WARM),
+    "reviewkd": distill.Scheduled(distill.Review(middle=16), WARM),
     "rkd_distance": distill.Distance(),
     "rkd_angle": distill.Angle(),
     "cc": distill.Correlation(),
@@ -70,7 +75,11 @@ LOSSES: dict[str, distill.Distillation | None] = {
     "hinton + crd": distill.Sum((HINTON, distill.Contrast()), hard=0.1),
     "hinton + sp": distill.Sum((HINTON, distill.Similarity()), hard=0.1),
 }
+# What is trained first, without labels, for a third of the epochs, in papers that have two stages.
+FIRST = {"fitnets": distill.Hints(weight=10.0, hard=0.0), "fsp": distill.Flow(adapt=True, weight=1.0, hard=0.0)}
 STUDENTS = {"thin": "resnet20:width=0.25", "full": "resnet20"}
+
+VALUED = "on the validation and the test split together"
 
 LITTLE = 0.03
 LITTLE_NET = "resnet8:channels=1"
@@ -88,12 +97,12 @@ AFTER: dict[str, tuple[Method, float]] = {
 
 
 def cifar(images: int) -> lp.Task:
-    """A stratified part of CIFAR-10's training images; all test images."""
+    """A stratified part of CIFAR-10's training images; all others."""
     whole = open_task("cifar10")
     if not images or images >= len(whole.train):
         return whole
     _, part = carve(whole.train.labels, images / len(whole.train), 0)
-    return lp.Task(whole.train.subset(part), whole.test, whole.val, name="cifar10, part")
+    return lp.Task(whole.train.subset(part), whole.test, whole.val, augment=whole.augment, name="cifar10, part")
 
 
 def trained(name: str, seed: int = 0) -> nn.Module:
@@ -102,8 +111,12 @@ def trained(name: str, seed: int = 0) -> nn.Module:
 
 
 def score(model: nn.Module, data: lp.Task) -> float:
-    """Test accuracy in percent."""
-    return 100 * accuracy(model, data.batches("test", 500)).value
+    """Accuracy in percent on all images that no training sees: nothing is chosen on the validation split either."""
+    right, images = 0.0, 0
+    for split in ("val", "test"):
+        found = accuracy(model, data.batches(split, 500))
+        right, images = right + found.value * len(data.split(split)), images + len(data.split(split))
+    return 100 * right / images
 
 
 def once(path: Path, make: Callable[[Path], dict[str, Any]]) -> None:
@@ -126,25 +139,54 @@ def row(name: str, seed: int, done: Any, data: lp.Task, **more: Any) -> dict[str
             "seconds": round(sum(e["seconds"] for e in done.history), 1), **more}  # fmt: skip
 
 
+def trainings(name: str, asked: argparse.Namespace) -> list[Fit]:
+    """The trainings of a loss, one behind the other: as many epochs in all for every one."""
+    first = max(1, asked.epochs // 3) if name in FIRST else 0
+    plan = Fit(epochs=asked.epochs - first, batch_size=128, lr=0.1, distill=LOSSES[name], precision=asked.precision)
+    return [*([replace(plan, epochs=first, distill=FIRST[name])] if first else []), plan]
+
+
+def learned(model: nn.Module, data: lp.Task, plans: list[Fit], teacher: nn.Module, seed: int, folder: Path) -> Any:
+    """A student after all of its trainings."""
+    history: list[Any] = []
+    for number, plan in enumerate(plans):
+        done = fit(model, data, plan, teacher=teacher, seed=seed, folder=folder / f"{number}")
+        model, history = done.model, [*history, *done.history]
+    return Fitted(model, history)
+
+
 def losses(asked: argparse.Namespace) -> None:
     """Every loss on every student."""
     data, teacher = cifar(asked.images), trained("resnet56")
     for seed in asked.seeds:
         for student in asked.students:
             for name in asked.names or LOSSES:
-                plan = Fit(epochs=asked.epochs, batch_size=128, lr=0.1, distill=LOSSES[name], precision=asked.precision)
+                plans = trainings(name, asked)
+                told = "; ".join(plan.text() for plan in plans)
 
-                def make(folder: Path, name: str = name, seed: int = seed, student: str = student, plan: Fit = plan) -> Any:
+                def make(
+                    folder: Path, name: str = name, seed: int = seed, student: str = student, plans: list[Fit] = plans,
+                    told: str = told,
+                ) -> Any:  # fmt: skip
                     if asked.from_weights and student == "full":
                         model = trained("resnet20")
                     else:
                         model = open_model(STUDENTS[student], seed=seed)
                     peer = open_model(STUDENTS[student], seed=seed + 1000)  # a second student, as in the paper
                     one = peer if name == "mutual" else teacher
-                    done = fit(model, data, plan, teacher=one, seed=seed, folder=folder)
-                    return row(f"{student}, {name}", seed, done, data, fit=plan.text())
+                    told_of: dict[str, Any] = {"name": f"{student}, {name}", "seed": seed, "fit": told}
+                    try:
+                        done = learned(model, data, plans, one, seed, folder)
+                    except TrainError as error:  # a result as well: what is left guesses
+                        return {**told_of, "accuracy": 100 / data.classes, "diverged": str(error)}
+                    return row(**told_of, done=done, data=data)
 
-                once(losses_at(asked) / student / f"{name.replace(' + ', '_')}_{seed}.json", make)
+                once(losses_at(asked) / student / f"{name.replace(' + ', '_')}_{digest(told)}_{seed}.json", make)
+
+
+def digest(told: str) -> str:
+    """A few letters for a training, so that a run of other options is another run."""
+    return sha256(told.encode()).hexdigest()[:6]
 
 
 def losses_at(asked: argparse.Namespace) -> Path:
@@ -170,7 +212,9 @@ def little(asked: argparse.Namespace) -> None:
             continue
         _, part = carve(whole.train.labels, LITTLE, seed)
         images = whole.train.subset(part)
-        data = lp.Task(images, whole.test, whole.val, normalize=(whole.mean, whole.std), name="fashion-mnist, 3 %")
+        data = lp.Task(
+            images, whole.test, whole.val, normalize=(whole.mean, whole.std), augment=whole.augment, name="fashion-mnist, 3 %"
+        )
         for name, plan in LITTLE_FITS.items():
 
             def learn(begun: Path, name: str = name, plan: Fit = plan, seed: int = seed, data: lp.Task = data) -> Any:
@@ -178,7 +222,7 @@ def little(asked: argparse.Namespace) -> None:
                 done = fit(model, data, plan, teacher=teacher, seed=seed, folder=begun)
                 return row(name, seed, done, data, fit=plan.text(), images=len(data.train))
 
-            once(folder / f"{name.replace(' ', '_').replace(',', '')}_{seed}.json", learn)
+            once(folder / f"{name.replace(' ', '_').replace(',', '')}_{digest(plan.text())}_{seed}.json", learn)
 
 
 def after(asked: argparse.Namespace) -> None:
@@ -233,13 +277,14 @@ def overhead(asked: argparse.Namespace) -> None:
     (KEPT / "overhead.json").write_text(json.dumps(result) + "\n")
 
 
-def gathered(folder: Path, key: str = "name") -> dict[str, dict[int, dict[str, Any]]]:
-    """Every run below a folder, by name and seed."""
+def gathered(folder: Path, plans: set[str] | None = None) -> dict[str, dict[int, dict[str, Any]]]:
+    """Every run below a folder, by name and seed; with `plans` only those that were trained so."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for path in sorted(folder.rglob("*.json")) if folder.exists() else ():
         if "store" not in path.parts and not path.parent.name.endswith(".begun"):
             one = json.loads(path.read_text())
-            found.setdefault(one[key], {})[one["seed"]] = one
+            if plans is None or one["fit"] in plans:
+                found.setdefault(one["name"], {})[one["seed"]] = one
     return found
 
 
@@ -251,6 +296,7 @@ def summary(runs: dict[str, dict[int, dict[str, Any]]], baseline: str | None = N
         one: dict[str, Any] = {"name": name, "accuracy": statistics.mean(right), "by_seed": right, "seeds": sorted(by_seed),
                                "spread": statistics.stdev(right) if len(right) > 1 else None}  # fmt: skip
         one |= {k: v for k, v in by_seed[min(by_seed)].items() if k in ("fit", "macs", "bytes", "steps", "images")}
+        one["diverged"] = sum("diverged" in run for run in by_seed.values())
         if baseline in runs:
             gains = [by_seed[s]["accuracy"] - runs[baseline][s]["accuracy"] for s in by_seed if s in runs[baseline]]
             one["points"] = statistics.mean(gains) if gains else None
@@ -260,16 +306,18 @@ def summary(runs: dict[str, dict[int, dict[str, Any]]], baseline: str | None = N
 
 def table(asked: argparse.Namespace) -> None:
     """Everything that is there, in one file and on the screen."""
-    data = f"CIFAR-10, {asked.images:,} training images, {asked.epochs} epochs, batch 128; the last epoch, on test"
+    data = f"CIFAR-10, {asked.images:,} training images, {asked.epochs} epochs, batch 128; the last epoch, {VALUED}"
     result: dict[str, Any] = {"losses": {"data": data, "students": {}}}
     for student in STUDENTS:
-        runs = gathered(losses_at(asked) / student)
+        plans = {"; ".join(plan.text() for plan in trainings(name, asked)) for name in LOSSES}
+        runs = gathered(losses_at(asked) / student, plans)
         result["losses"]["students"][student] = summary(runs, f"{student}, none")
-    runs = gathered(KEPT / "little")
-    result["little"] = {"data": f"Fashion-MNIST, {LITTLE:.0%} of the training images", "rows": summary(runs, "hard labels"),
-                        "recovered": recovered(runs)}  # fmt: skip
+    full = Fit(epochs=5, batch_size=128, lr=0.1)
+    runs = gathered(KEPT / "little", {plan.text() for plan in (full, *LITTLE_FITS.values())})
+    few = f"Fashion-MNIST, {LITTLE:.0%} of the training images; {VALUED}"
+    result["little"] = {"data": few, "rows": summary(runs, "hard labels"), "recovered": recovered(runs)}
     runs = gathered(after_at(asked))
-    shorter = f"CIFAR-10, {asked.images // 2:,} training images, {max(1, asked.epochs // 2)} epochs, ResNet-20"
+    shorter = f"CIFAR-10, {asked.images // 2:,} training images, {max(1, asked.epochs // 2)} epochs, ResNet-20; {VALUED}"
     result["after"] = {"data": shorter, "rows": [pair for name in AFTER for pair in compared(runs, name)]}  # fmt: skip
     if (KEPT / "overhead.json").exists():
         result["overhead"] = json.loads((KEPT / "overhead.json").read_text())
