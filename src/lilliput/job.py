@@ -93,7 +93,7 @@ def join(model: nn.Module, task: Task, budget: Budget, *, out: str | Path, setti
     model = perform(model, ()).eval()
     check_fit(model, task)
     folder = Path(out) / "search"
-    known = Remembered(Clock(task.example(), threads=settings.threads), folder / "times.json")
+    known = _remembered(model, task, Clock(task.example(), threads=settings.threads), folder)
     bench = replace(_bench(task, settings, None), clock=known)
     Search(model, bench, known, budget, settings.effort, folder, settings.say).join()
 
@@ -188,14 +188,12 @@ class _Compression:
         if effort is None:
             self.say("looking for the gentlest recipe that meets the budget")
             return propose(self.model, self.task, look(bench), self.budget, clock, epochs=self.settings.epochs, say=self.say)
-        known = Remembered(clock, self.out / "search/times.json")
+        known = _remembered(self.model, self.task, clock, self.out / "search")
         return Search(self.model, replace(bench, clock=known), known, self.budget, effort, self.out / "search", self.say).go()
 
     def _open(self) -> None:
-        """The folder, without what an earlier run with other files left in it; a log of this run alone, unless it goes on."""
+        """The folder, and a log of this run alone, unless it goes on. What an earlier run left stays until it is replaced."""
         self.out.mkdir(parents=True, exist_ok=True)
-        for name in ("model.lil", "baseline.lil"):
-            (self.out / name).unlink(missing_ok=True)
         log = self.out / "log.jsonl"
         first = {"event": "run", "start": prefix_id([start_text(self.model, self.task)]), "seed": self.settings.seed}
         line = json.dumps(first)
@@ -234,7 +232,10 @@ class _Compression:
             exported = export(model, self.example, path)
         predict = predictor(path)
         scores = {s: accuracy(predict, self.task.batches(s, 250), self.task.metric) for s in ("test", "val")}
-        size = save(model, self.out / f"{name}.lil") if self.storable else None
+        file = self.out / f"{name}.lil"
+        if not self.storable:
+            file.unlink(missing_ok=True)
+        size = save(model, file) if self.storable else None
         return _Measured(exported, size, profile(model, self.example), scores["test"], scores["val"])
 
     def _details(self, made: Run, proposal: Proposal | None, before: _Measured, after: _Measured) -> dict[str, Any]:
@@ -282,6 +283,13 @@ class _Compression:
 def _bench(task: Task, settings: Settings, clock: Clock | None, watch: Watch | None = None) -> Bench:
     root = settings.root or cache_root() / "stages"
     return Bench(task, root, settings.seed, settings.machine, watch or settings.watch, clock)
+
+
+def _remembered(model: nn.Module, task: Task, clock: Clock, folder: Path) -> Remembered:
+    """What is known of a network's times on this machine."""
+    machine = hardware()
+    context = [start_text(model, task), f"{machine['cpu']} {machine['cores']}", f"{clock.runtime} {clock.threads}"]
+    return Remembered(clock, folder / "times.json", prefix_id(context))
 
 
 def _budget(budget: Budget) -> dict[str, Any]:

@@ -213,23 +213,26 @@ def _finished(job: _Job) -> bool:
     return path.exists() and int(state.read(path)["epoch"]) >= job.fit.epochs
 
 
-def _launch(job: _Job, watch: Watch | None) -> None:
+def fabric_of(machine: Machine, precision: str) -> Any:
+    """Fabric for a machine; raises `ConfigError` where there is no such accelerator."""
     from lightning_fabric import Fabric
 
-    precision = {"32": "32-true"}.get(job.fit.precision, job.fit.precision)
+    try:
+        return Fabric(
+            accelerator=machine.accelerator,
+            devices=machine.devices,
+            strategy="ddp_spawn" if machine.devices > 1 else "auto",
+            precision={"32": "32-true"}.get(precision, precision),  # type: ignore[arg-type]
+        )
+    except (RuntimeError, ValueError) as error:  # Fabric's way to say that a machine has no such accelerator
+        raise ConfigError(f"`accelerator` (={machine.accelerator}), `devices` (={machine.devices}): {error}") from None
+
+
+def _launch(job: _Job, watch: Watch | None) -> None:
     several = job.machine.devices > 1
     if several and job.fit.distill is not None and not job.fit.distill.reaches_outputs():
         raise ConfigError("a loss of features alone leaves layers without a gradient; `devices` (=1) is what it trains on")
-    strategy = "ddp_spawn" if several else "auto"
-    try:
-        fabric = Fabric(
-            accelerator=job.machine.accelerator,
-            devices=job.machine.devices,
-            strategy=strategy,
-            precision=precision,  # type: ignore[arg-type]
-        )
-    except (RuntimeError, ValueError) as error:  # Fabric's way to say that a machine has no such accelerator
-        raise ConfigError(f"`accelerator` (={job.machine.accelerator}), `devices` (={job.machine.devices}): {error}") from None
+    fabric = fabric_of(job.machine, job.fit.precision)
     if several:
         job.watch = None  # a live display cannot follow into other processes, so it is told afterwards
         fabric.launch(_train, job)  # type: ignore[arg-type]

@@ -55,11 +55,11 @@ class Weights:
 def search(folder: Path, budget: Budget = BUDGET, effort: Effort = EFFORT) -> Search:
     """A search of a few seconds, trained for as long as a plan says that an epoch takes half a second."""
     known = Remembered(Weights(), folder / "times.json")  # type: ignore[arg-type]
-    known.keep("epoch", lambda: 0.5)
-    known.keep("planning", lambda: 0.0)
     bench = Bench(task(), folder / "store", clock=known)
     made = Search(network(1.0).eval(), bench, known, budget, effort, folder / "search", lambda line: None)
     made.fit = replace(made.fit, batch_size=27)
+    known.keep(f"epoch {effort.precision}", lambda: 0.5)
+    known.keep(f"planning {made.trials.name}", lambda: 0.0)
     return made
 
 

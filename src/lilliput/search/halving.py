@@ -21,8 +21,10 @@ class Rung:
     epochs: int
 
 
-def rungs(candidates: int, seconds: float, epoch: float, most: int = 8) -> list[Rung]:
+def rungs(candidates: int, seconds: float, epoch: float, judging: float = 0.0, most: int = 8) -> list[Rung]:
     """The rungs for so many candidates, where an epoch of one takes `epoch` seconds and there are `seconds` for all.
+
+    `judging` is what it takes to see the worth of a trained candidate, once on every rung.
 
     As many start as leave at least an epoch for the first rung; what does not start is last in the order of candidates.
 
@@ -34,15 +36,15 @@ def rungs(candidates: int, seconds: float, epoch: float, most: int = 8) -> list[
     start = 1
     while 2 * start <= min(candidates, most):
         start *= 2
-    while start > 1 and _first(start, seconds, epoch) < 1:
+    while start > 1 and _first(start, seconds, epoch, judging) < 1:
         start //= 2
-    first = min(max(1, _first(start, seconds, epoch)), max(1, MOST // start))
+    first = min(max(1, _first(start, seconds, epoch, judging)), max(1, MOST // start))
     return [Rung(start >> k, first << k) for k in range(start.bit_length())]
 
 
-def _first(start: int, seconds: float, epoch: float) -> int:
-    """Epochs of the first rung: every rung trains as many in all."""
-    return int(SHARE * seconds / (start.bit_length() * start * epoch))
+def _first(start: int, seconds: float, epoch: float, judging: float) -> int:
+    """Epochs of the first rung: every rung trains as many in all, and half as many are judged on each as on the one before."""
+    return int((SHARE * seconds - judging * (2 * start - 1)) / (start.bit_length() * start * epoch))
 
 
 def survivors(values: Mapping[int, float | None], count: int) -> list[int]:

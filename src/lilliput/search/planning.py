@@ -5,24 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any
 
 import torch
 from torch import nn
 
 from lilliput.core.method import Method
-from lilliput.data import Task
 from lilliput.errors import LilliputError
 from lilliput.measure import profile
 from lilliput.measure.accuracy import accuracy
 from lilliput.recipe import Bench, Recipe, Student, look, run
 from lilliput.search.budget import Budget
 from lilliput.search.candidates import FAMILIES, FLOAT, INT8, RATE, RATE_INT8, Candidate, Family, Finish, distinct, zeros_for
-from lilliput.search.gentle import IMAGES, MARGIN, file_bytes
+from lilliput.search.gentle import MARGIN, file_bytes
 from lilliput.search.remembered import Remembered
+from lilliput.train import Fit, fabric_of
 
 TRIES = 4  # measurements a family and finish
 CLOSE = 0.92  # to the budget is near enough
@@ -52,6 +49,7 @@ class Planner:
         self.task, self.look = bench.task, look(bench)
         self.families, self.dropped = families, dict[str, str]()
         self.start = self._told(self._measured(Candidate("as it is", (), "float"), model))
+        self.slow: Candidate | None = None  # the network in integers, where they are slower than floats
         self.int8 = self._integers()
 
     def plan(self) -> Planned:
@@ -62,7 +60,7 @@ class Planner:
             found = [*(c for c in whole if self._excess(c) <= 1), *found]
         kept = {id(c): self._left(c) for c in found}
         ordered = sorted(distinct(found), key=lambda c: -kept[id(c)])
-        return Planned(ordered, [c for c in (self.start, self.int8) if c is not None], self.dropped)
+        return Planned(ordered, [c for c in (self.start, self.int8 or self.slow) if c is not None], self.dropped)
 
     def _integers(self) -> Candidate | None:
         """The network in integers, where that is something to build on here."""
@@ -73,7 +71,7 @@ class Planner:
             return None
         if found.ratio < 1 or self.budget.latency is None:
             return found
-        self.dropped["int8"] = f"not faster than floats on this machine ({found.ratio:.2f}x)"
+        self.slow = found
         self.say("int8 is not faster than floats here, so it is left out")
         return None
 
@@ -191,11 +189,10 @@ class Planner:
         return small
 
     def _told(self, candidate: Candidate) -> Candidate:
-        """With the validation accuracy before any training, and a line for who watches."""
+        """With the validation accuracy before any training, of the whole split as after it, and a line for who watches."""
         small = run(self.model, Recipe(candidate.shape), self.bench).model  # from here on whoever trains it finds it done
         small = self._ended(small, candidate.end)
-        batches = islice(self.task.batches("val", 250, shuffle_seed=self.look.seed), IMAGES // 250)
-        found = replace(candidate, accuracy=accuracy(small, batches, self.task.metric).value)
+        found = replace(candidate, accuracy=accuracy(small, self.task.batches("val", 250), self.task.metric).value)
         how = ", ".join(s.text() for s in found.shape if isinstance(s, Method | Student)) or "nothing removed"
         self.say(
             f"{found.title}: {how}: "
@@ -217,17 +214,18 @@ class Planner:
         return profile(self.shaped(candidate), self.look.example).macs
 
 
-def epoch_seconds(model: nn.Module, task: Task, precision: str, batch: int = 128) -> float:
-    """About how long an epoch of training takes with the network as its own teacher, from four batches."""
-    x, y = next(iter(task.batches("train", min(batch, len(task.train)))))
-    model.train()
-    mixed: Any = torch.autocast(x.device.type, torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
+def epoch_seconds(model: nn.Module, bench: Bench, fit: Fit) -> float:
+    """About how long an epoch takes with the network as its own teacher, from four batches where they will be trained."""
+    task, fabric = bench.task, fabric_of(replace(bench.machine, devices=1), fit.precision)
+    x, y = next(iter(task.batches("train", fit.batch_size, device=fabric.device)))
+    model.train().to(fabric.device)
     times = []
     for _ in range(4):
         begun = time.perf_counter()
-        with mixed:
+        with fabric.autocast():
             with torch.no_grad():
                 model(x)
             task.loss(model(x), y).backward()
+        float(next(p.grad for p in model.parameters() if p.grad is not None).sum())  # an accelerator works on until it is asked
         times.append(time.perf_counter() - begun)
-    return 1.1 * sorted(times)[1] * len(task.train) / len(x)
+    return 1.1 * sorted(times)[1] * len(task.train) / len(x) / bench.machine.devices

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,19 +19,35 @@ from lilliput.measure.shape_times import LayerShape
 
 
 class Remembered:
-    """What a clock measured, and whatever else was found once, in a JSON file; by structure, as no time depends on weights."""
+    """What a clock measured, and whatever else was found once, in a JSON file; by structure, as no time depends on weights.
 
-    def __init__(self, clock: Clock, path: Path) -> None:
-        self.clock, self.path = clock, path
+    `context` is what else decides: machine, threads, network, data. What was found in another is another question.
+    """
+
+    def __init__(self, clock: Clock, path: Path, context: str = "") -> None:
+        self.clock, self.path, self.context = clock, path, context
         self.known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def keep(self, key: str, find: Callable[[], Any]) -> Any:
         """The JSON value under a key, found now if it is not there."""
+        key = f"{self.context} {key}"
         if key not in self.known:
             self.known[key] = find()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             state.write_json(self.path, self.known)
         return self.known[key]
+
+    @contextmanager
+    def counted(self, key: str) -> Iterator[Callable[[], float]]:
+        """Seconds that a work has taken, with those of processes that were stopped at it, and noted whenever one asks."""
+        key, begun = f"{self.context} {key}", time.perf_counter()
+        before = float(self.known.get(key, 0.0))
+
+        def seconds() -> float:
+            self.known[key] = round(before + time.perf_counter() - begun, 1)
+            state.write_json(self.path, self.known)
+            return float(self.known[key])
+
+        yield seconds
 
     def __call__(self, model: nn.Module) -> float:
         """The median of a model's milliseconds."""

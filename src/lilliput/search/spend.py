@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from lilliput.config import Config, from_json
 from lilliput.core.perform import bake
 from lilliput.core.record import record
-from lilliput.errors import ConfigError, LilliputError, UnknownName
+from lilliput.errors import BudgetError, ConfigError, EditError, ExportError, ModelError, TrainError, UnknownName
 from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
 from lilliput.recipe import Bake, Bench, Recipe, Student, prefix_id, run, start_text
@@ -31,11 +27,15 @@ from lilliput.search.planning import Planner, epoch_seconds
 from lilliput.search.rate import pack
 from lilliput.search.remembered import Remembered
 from lilliput.search.trials import Outcome, Trials
+from lilliput.search.workers import cores, follow_parent, helpers
 from lilliput.train import Fit
 
 Steps = tuple[Config, ...]
 TEXT = 256  # bytes for what a file says of the steps after training
 POLL = 1.0  # seconds between two looks at what others do
+LOOKS = 4  # at all validation images, until a candidate that is rounded for the file has been judged
+# What says something about a candidate; a full disk or a damaged file does not, and ends the search until it is called again.
+VERDICTS = (BudgetError, ConfigError, EditError, ExportError, ModelError, TrainError)
 
 
 @dataclass(frozen=True)
@@ -76,25 +76,27 @@ class Effort:
 @dataclass(frozen=True)
 class Row:
     """A candidate as it ended: steps, epochs, and what was measured; `why` where it is out, `over` how much of the budget it
-    takes where it takes most."""
+    takes where it takes most. It `meets` the budget where it keeps every limit, that of lost accuracy as well; `value` is what
+    it competes by where it keeps the others."""
 
     name: str
-    steps: Steps
-    epochs: int
-    ms: float
-    ratio: float
-    bytes: int
-    proxy: float | None
-    accuracy: float | None
-    value: float | None
+    steps: Steps = ()
+    epochs: int = 0
+    ms: float | None = None
+    ratio: float | None = None
+    bytes: int | None = None
+    proxy: float | None = None
+    accuracy: float | None = None
+    value: float | None = None
     why: str = ""
     chosen: bool = False
     over: float = 0.0
+    meets: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, as the report reads them."""
         return {"name": self.name, "methods": [s.text() for s in self.steps], "epochs": self.epochs, "ms": self.ms,
-                "ratio": self.ratio, "bytes": self.bytes, "meets": self.value is not None, "proxy_accuracy": self.proxy,
+                "ratio": self.ratio, "bytes": self.bytes, "meets": self.meets, "proxy_accuracy": self.proxy,
                 "accuracy": self.accuracy, "why": self.why, "chosen": self.chosen}  # fmt: skip
 
 
@@ -107,27 +109,30 @@ class Search:
     ) -> None:  # fmt: skip
         effort.check()
         self.model, self.bench, self.clock, self.budget, self.effort, self.say = model, bench, clock, budget, effort, say
-        spent = f"{effort.hours} {effort.precision} {bench.seed} {effort.families} {effort.students}"
+        spent = f"{effort.hours} {effort.precision} {bench.seed} {effort.families} {effort.students} {clock.context}"
         key = [start_text(model, bench.task), repr(budget), spent]
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._plan: dict[str, Any] | None = None
         self.trials = Trials(effort.storage or f"sqlite:///{folder.resolve() / 'trials.db'}", f"lilliput {prefix_id(key)}")
-        self.fit = Fit(precision=effort.precision)
+        self.fit = Fit(precision=effort.precision, batch_size=min(128, len(bench.task.train)))
         shapes = [f for f in FAMILIES if effort.families is None or f.name in effort.families]
         self.families = (*shapes, *(student(name) for name in effort.students))
 
     def go(self) -> Proposal:
         """Plan, train with as many processes as are asked for, choose."""
         self.plan()
-        with helpers(self.effort, self.folder):
+        with helpers(self.effort.command, self.effort.workers, self.folder, self.say):
             self.work()
         return self.choose()
 
     def join(self) -> None:
         """Only train what another process planned."""
+        follow_parent()
         if self.trials.plan is None:
-            self.say("waiting for the plan of the search to join")
+            others = self.trials.others()
+            beside = f", where these lie, of other networks, data, budgets or efforts: {', '.join(others)}" if others else ""
+            self.say(f"waiting for the plan of `{self.trials.name}` in its storage{beside}")
         while self.trials.plan is None:
             time.sleep(POLL)
         self.work()
@@ -140,12 +145,17 @@ class Search:
 
     def _made(self) -> dict[str, Any]:
         """Measure, decide, and write it where every process finds it."""
-        begun = time.perf_counter()
-        planned = Planner(self.model, self.bench, self.budget, self.clock, self.say, self.families).plan()
-        epoch = self.clock.keep("epoch", lambda: epoch_seconds(
-            copy.deepcopy(self.model), self.bench.task, self.effort.precision))  # fmt: skip
-        left = 3600 * self.effort.hours - self.clock.keep("planning", lambda: round(time.perf_counter() - begun, 1))
-        ladder = rungs(len(planned.candidates), left, epoch)
+        with self.clock.counted(f"spent on {self.trials.name}") as seconds:
+
+            def say(line: str) -> None:
+                seconds()
+                self.say(line)
+
+            planned = Planner(self.model, self.bench, self.budget, self.clock, say, self.families).plan()
+            epoch = self.clock.keep(f"epoch {self.effort.precision}", lambda: epoch_seconds(
+                copy.deepcopy(self.model), self.bench, self.fit))  # fmt: skip
+            left = 3600 * self.effort.hours - self.clock.keep(f"planning {self.trials.name}", seconds)
+        ladder = rungs(len(planned.candidates), left, epoch, self._judging(epoch))
         plan = {
             "candidates": [c.to_json() for c in planned.candidates], "whole": [c.to_json() for c in planned.whole],
             "dropped": planned.dropped, "rungs": [asdict(r) for r in ladder], "epoch_seconds": epoch,
@@ -154,13 +164,18 @@ class Search:
         self.say(_told(ladder, epoch, len(planned.candidates)))
         return plan
 
+    def _judging(self, epoch: float) -> float:
+        """About how long it takes to see what a trained candidate is worth: a forward is a quarter of a training's work."""
+        looks = 1 if self.budget.size is None else LOOKS
+        return looks * epoch / 4 * len(self.bench.task.val) / len(self.bench.task.train)
+
     def work(self) -> None:
         """Train whatever is due and nobody else trains, until nothing is left."""
         plan = self.plan()
         candidates, ladder = [Candidate.from_json(c) for c in plan["candidates"]], [Rung(**r) for r in plan["rungs"]]
         waiting = False
         while (open_ := self._due(ladder)) is not None:
-            rung, entrants = open_
+            rung, entrants, beside = open_
             claimed = next(((c, t) for c in entrants if (t := self.trials.claim(rung, c)) is not None), None)
             if claimed is None:
                 if not waiting:
@@ -170,15 +185,16 @@ class Search:
                 continue
             number, trial = claimed
             waiting = False
-            with self.trials.alive(trial):
+            with self.trials.alive(trial), cores(min(self.effort.workers, beside)):
                 outcome = self.judge(candidates[number], [r.epochs for r in ladder[: rung + 1]])
-            self.trials.finish(trial, outcome)
-            self._tell(candidates[number], ladder, rung, outcome)
+            if self.trials.finish(trial, outcome):
+                self._tell(candidates[number], ladder, rung, outcome)
 
-    def _due(self, ladder: list[Rung]) -> tuple[int, list[int]] | None:
+    def _due(self, ladder: list[Rung]) -> tuple[int, list[int], int] | None:
+        """The rung that is open, which of its candidates are not done, and how many it has in all."""
         outcomes = self.trials.outcomes(len(ladder))
         found = due(ladder, [{c: o.value for c, o in each.items()} for each in outcomes])
-        return None if found is None else (found[0], [c for c in found[1] if c not in outcomes[found[0]]])
+        return None if found is None else (found[0], [c for c in found[1] if c not in outcomes[found[0]]], len(found[1]))
 
     def judge(self, candidate: Candidate, epochs: list[int]) -> Outcome:
         """Train a candidate for so long, finish it, and see what it is worth on validation."""
@@ -187,7 +203,7 @@ class Search:
             steps = candidate.steps(epochs, self.fit, batches)
             trained = run(self.model, Recipe(steps), self.bench).model
             model, after = self._finished(candidate, trained, steps)
-        except LilliputError as error:
+        except VERDICTS as error:
             return Outcome(None, {"why": str(error)})
         task = self.bench.task
         right = accuracy(model, task.batches("val", 250), task.metric).value
@@ -227,23 +243,27 @@ class Search:
         plan = self.plan()
         rows = [self._untrained(Candidate.from_json(c)) for c in plan["whole"]]
         rows += list(self._trained([Candidate.from_json(c) for c in plan["candidates"]], plan["rungs"]))
-        rows += [Row(name, (), 0, 0.0, 0.0, 0, None, None, None, why) for name, why in plan["dropped"].items()]
+        rows += [Row(name, why=why) for name, why in plan["dropped"].items()]
         able = [r for r in rows if r.value is not None]
-        measured = [r for r in rows if r.bytes]
-        best = max(able, key=lambda r: (r.value, -r.bytes)) if able else min(measured, key=lambda r: r.over)
+        measured = [r for r in rows if r.bytes and not (r.epochs == 0 and _fresh(r.steps))]
+        best = max(able, key=lambda r: (r.value, -(r.bytes or 0))) if able else min(measured, key=lambda r: r.over)
         told = tuple(replace(r, chosen=r is best) for r in rows)
-        return Proposal(Recipe(best.steps), told, bool(able), front(told))
+        return Proposal(Recipe(best.steps), told, best.meets, front(told))
+
+    def _kept(self, right: float | None) -> bool:
+        """Whether accuracy is lost by no more than what is allowed, on validation."""
+        limit = self.budget.max_drop
+        return right is not None and (limit is None or 100 * (self.start["accuracy"] - right) <= limit + 1e-9)
 
     def _untrained(self, c: Candidate, why: str = "") -> Row:
         """A candidate as it was measured: without training it meets the budget, or it does not."""
         over = self.budget.taken(self.start, c.bytes, c.ms, c.ratio, c.memory)
         missed = [f"{name}: {share:.2f} of what is allowed" for name, share in over.items() if share > 1]
-        fresh = any(isinstance(step, Student) for step in c.shape)  # a student that learned nothing is no network to recommend
-        able = not missed and c.accuracy is not None and not c.end.rated and not fresh
+        able = not missed and c.accuracy is not None and not c.end.rated and not _fresh(c.shape)
         value = self.value(c.accuracy, c.ratio) if able and c.accuracy is not None else None
         return Row(c.title, (*c.shape, *c.end.then), 0, c.ms, c.ratio, c.bytes, c.accuracy,
                    None if c.end.rated else c.accuracy, value, "; ".join([*missed, *([why] if why else [])]),
-                   over=max(over.values(), default=0.0))  # fmt: skip
+                   over=max(over.values(), default=0.0), meets=value is not None and self._kept(c.accuracy))  # fmt: skip
 
     def _trained(self, candidates: list[Candidate], ladder: list[dict[str, int]]) -> Iterable[Row]:
         outcomes = self.trials.outcomes(len(ladder))
@@ -256,7 +276,8 @@ class Search:
             over = self.budget.taken(self.start, found["bytes"], c.ms, c.ratio, c.memory)
             steps = tuple(from_json(s) for s in found["steps"])
             yield Row(c.title, steps, found["epochs"], c.ms, c.ratio, found["bytes"], c.accuracy, found["accuracy"], last.value,
-                      found.get("why", ""), over=max(over.values(), default=0.0))  # fmt: skip
+                      found.get("why", ""), over=max(over.values(), default=0.0),
+                      meets=last.value is not None and self._kept(found["accuracy"]))  # fmt: skip
 
     def _tell(self, candidate: Candidate, ladder: list[Rung], rung: int, outcome: Outcome) -> None:
         found = outcome.found
@@ -268,27 +289,9 @@ class Search:
         self.say(f"rung {rung + 1} of {len(ladder)}, {candidate.title}: {fate}")
 
 
-@contextmanager
-def helpers(effort: Effort, folder: Path) -> Iterator[None]:
-    """The other processes of this machine; what they say is in files beside the trials. They end when nothing is left."""
-    if effort.workers == 1:
-        yield
-        return
-    threads, before = max(1, (os.cpu_count() or 1) // effort.workers), torch.get_num_threads()
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    started = []
-    for number in range(1, effort.workers):
-        with (folder / f"worker_{number}.log").open("w") as log:
-            started.append(subprocess.Popen(effort.command, env=env, stdout=log, stderr=log))
-    torch.set_num_threads(threads)
-    try:
-        yield
-        for process in started:
-            process.wait()
-    finally:
-        torch.set_num_threads(before)
-        for process in started:
-            process.terminate()
+def _fresh(steps: Iterable[Config]) -> bool:
+    """Whether these steps begin with a student: one that learned nothing is no network to recommend."""
+    return any(isinstance(step, Student) for step in steps)
 
 
 def front(rows: Iterable[Row]) -> tuple[dict[str, Any], ...]:
@@ -296,11 +299,11 @@ def front(rows: Iterable[Row]) -> tuple[dict[str, Any], ...]:
     shown = [r for r in rows if r.accuracy is not None and r.bytes]
 
     def beats(a: Row, b: Row) -> bool:
-        pairs = ((a.bytes, b.bytes), (a.ratio, b.ratio), (-(a.accuracy or 0), -(b.accuracy or 0)))
+        pairs = [(x or 0, y or 0) for x, y in ((a.bytes, b.bytes), (a.ratio, b.ratio), (b.accuracy, a.accuracy))]
         return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
 
     return tuple(
-        {"name": r.name, "bytes": r.bytes, "ms": r.ms, "ratio": r.ratio, "accuracy": r.accuracy, "meets": r.value is not None,
+        {"name": r.name, "bytes": r.bytes, "ms": r.ms, "ratio": r.ratio, "accuracy": r.accuracy, "meets": r.meets,
          "chosen": r.chosen, "dominated": any(beats(other, r) for other in shown)} for r in shown
     )  # fmt: skip
 

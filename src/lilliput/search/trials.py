@@ -31,7 +31,7 @@ class Trials:
     """The trials of one search, in a storage as SQLAlchemy names it: `sqlite:///file`, `postgresql://...`."""
 
     def __init__(self, storage: str, name: str, beat: int = BEAT, grace: int = GRACE) -> None:
-        self.optuna = _optuna()
+        self.optuna, self.name = _optuna(), name
         self.state = self.optuna.trial.TrialState
         with _quiet():
             try:
@@ -53,6 +53,10 @@ class Trials:
     @plan.setter
     def plan(self, plan: Mapping[str, Any]) -> None:
         self.study.set_user_attr("plan", json.dumps(plan))
+
+    def others(self) -> list[str]:
+        """What else lies in this storage."""
+        return [name for name in self.optuna.get_all_study_names(self.storage) if name != self.name]
 
     def outcomes(self, rungs: int) -> list[dict[int, Outcome]]:
         """What is finished, by rung and candidate."""
