@@ -19,6 +19,7 @@ from torch import nn
 from lilliput.core.record import edits, record
 from lilliput.distill import Hinton
 from lilliput.errors import ConfigError, FormatError, ModelError
+from lilliput.opening import open_model
 from lilliput.prune import Channels
 from lilliput.recipe import Bake, Bench, Recipe, Student, prefix_id, run, start_text
 from lilliput.train import BatchNorm, Event, Fit
@@ -97,6 +98,35 @@ def test_the_id_follows_start_data_steps_and_seed_is_apart(tmp_path: Path) -> No
     assert prefix_id([start, PRUNE.text()]) != prefix_id([start, SETTLE.text()])
     run(model, Recipe([SETTLE]), Bench(task(), tmp_path, seed=3))
     assert (tmp_path / prefix_id([start, SETTLE.text()]) / "replicate_3" / "stage.json").exists()
+
+
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1)).OF()
+
+def build():
+    return Net()
+"""
+
+
+def test_a_network_whose_code_changed_is_another_one(tmp_path: Path) -> None:
+    file, starts, students = tmp_path / "net.py", [], []
+    for of in ("relu", "relu", "sigmoid"):
+        file.write_text(NET.replace("OF", of))
+        starts.append(start_text(open_model(f"{file}:build"), task()))
+        recipe = Recipe([Student(f"{file}:build")])
+        students.append(run(network().eval(), recipe, Bench(task(), tmp_path / "store")).stages[0])
+    assert starts[0] == starts[1] != starts[2]
+    assert [stage.reused for stage in students] == [False, True, False]
+    plain, wide = nn.Sequential(nn.MaxPool2d(2)), nn.Sequential(nn.MaxPool2d(2, stride=1))
+    assert start_text(plain, task()) != start_text(wide, task())
 
 
 VICTIM = """

@@ -23,6 +23,7 @@ from lilliput.config import Config, config, from_json, parse
 from lilliput.core import edits as edit_values
 from lilliput.core import state
 from lilliput.core.edits import Edit
+from lilliput.core.identity import file_identity, identity
 from lilliput.core.method import Look, Method
 from lilliput.core.perform import bake, perform
 from lilliput.core.record import Record, attach, edits, record
@@ -201,7 +202,7 @@ def run(model: nn.Module, recipe: Recipe, bench: Bench) -> Run:
     wanted = {step.to for step in recipe.steps if isinstance(step, Rewind)}
     past = {0: model}
     for number, step in enumerate(recipe.steps, 1):
-        texts.append(step.text())
+        texts.append(step.text() + (file_identity(step.architecture) if isinstance(step, Student) else ""))
         place = bench.root / prefix_id(texts) / f"replicate_{bench.seed}"
         with at(step.name):
             current, stage = _stage(model, current, step, place, bench, past)
@@ -213,16 +214,8 @@ def run(model: nn.Module, recipe: Recipe, bench: Bench) -> Run:
 
 
 def start_text(model: nn.Module, task: Task) -> str:
-    """What a run starts from, as text: version, architecture, edits, weights and data."""
-    content = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        content.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        content.update(
-            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
-        )
-    was = record(model)
-    structure = json.dumps(Record(was.architecture, was.edits).to_json(), sort_keys=True)
-    return f"lilliput {version('lilliput')} start(model={content.hexdigest()}, structure={structure}, task={task.id()})"
+    """What a run starts from, as text: version, architecture, edits, weights, code and data."""
+    return f"lilliput {version('lilliput')} start({identity(model)}, task={task.id()})"
 
 
 def prefix_id(texts: Sequence[str]) -> str:
