@@ -91,7 +91,8 @@ def test_help_shows_an_example(lilliput, command: str) -> None:  # type: ignore[
             "7 classes",
         ),
         (["methods", "prune.chanels"], 2, "Did you mean `prune.channels`"),
-        (["compare", "a.lil", "--data", "digits"], 2, "takes `.onnx` and `.pte`"),
+        (["compare", "a.txt", "b.lil", "--data", "digits"], 2, "a.txt: `.lil`, `.onnx` and `.pte` are compared"),
+        (["compare", "a.lil", "--data", "digits"], 2, "name two files or more"),
         (["report", "nowhere"], 2, "nowhere"),
         (["show", "nowhere.lil"], 1, "nowhere.lil"),
     ],
@@ -165,8 +166,13 @@ def test_from_training_to_the_report(lilliput, tmp_path: Path) -> None:  # type:
     onnx = lilliput("evaluate", "out/model.onnx", "--data", data, "--json").json()
     lil = lilliput("evaluate", "out/model.lil", "--data", data, "--json").json()
     assert onnx["accuracy"] == metrics["compressed"]["accuracy"] and abs(onnx["accuracy"] - lil["accuracy"]) < 0.06
-    compared = lilliput("compare", "out/baseline.onnx", "out/model.onnx", "--data", data, "--json").json()
-    assert [row["bytes"] for row in compared] == [metrics[s]["onnx_bytes"] for s in ("baseline", "compressed")]
+    files = ("out/baseline.onnx", "out/model.onnx", "out/model.lil")
+    was, now, stored = lilliput("compare", *files, "--data", data, "--json").json()
+    assert [row["bytes"] for row in (was, now)] == [metrics[s]["onnx_bytes"] for s in ("baseline", "compressed")]
+    assert stored["bytes"] == metrics["compressed"]["file_bytes"] and stored["accuracy"] == now["accuracy"]
+    assert was["agreement"] == 1 and was["mcnemar_p"] == 1 and was["ratio"]["median"] == 1
+    assert 0 <= now["agreement"] == stored["agreement"] <= 1 and now["low"] < now["accuracy"] < now["high"]
+    assert now["gained"] - now["lost"] == now["correct"] - was["correct"]
     assert "prune.channels" in lilliput("show", "out/model.lil").out
     assert lilliput("latency", "out/model.onnx", "--json").json()["median"] > 0
     assert lilliput("unpack", "out/model.lil", "weights.safetensors", "--input", "1,8,8").code == 0

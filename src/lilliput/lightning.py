@@ -118,6 +118,10 @@ class _Hooks:
         pl_module._modules.pop(BESIDE, None)
         vars(pl_module).pop("training_step", None)
 
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """The same, since nothing is torn down where a fit is interrupted; a later `fit` begins with a module as it was."""
+        self.teardown(trainer, pl_module, "fit")
+
     def state_dict(self) -> dict[str, Any]:
         """For the Trainer's checkpoint."""
         return self.guest.state() if self.guest is not None else {}

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import lilliput as lp
 from lilliput.data import CropFlip
@@ -48,6 +55,13 @@ def test_bytes_and_dicts_and_data_sets_without_a_loader() -> None:
     assert torch.equal(torch.from_numpy(task.test.pixels).permute(0, 3, 1, 2), small[:6])
 
 
+def test_a_last_and_smaller_batch_is_not_dropped_and_a_sampler_chooses() -> None:
+    half = SubsetRandomSampler(range(0, 30, 2))
+    task = lp.Task.of_loaders(DataLoader(TRAIN, 8, sampler=half), DataLoader(TEST, 7, drop_last=True), TEST)
+    assert len(task.train) == 15 and len(task.test) == len(TEST)
+    assert rows(task.train) == rows(lp.Task((X[::2].numpy(), Y[::2].numpy()), TEST, TEST, normalize="none").train)
+
+
 class Endless(IterableDataset[tuple[Tensor, int]]):
     """Not endless, but of unknown length."""
 
@@ -74,6 +88,7 @@ def test_a_stream_is_read_to_its_end() -> None:
     [
         (DataLoader(Random(), 8), "other pixels each time.*give `augment`"),
         (Random(), "other pixels each time"),
+        (DataLoader(TRAIN, 8, sampler=WeightedRandomSampler([1.0] * 30, 60)), r"`WeightedRandomSampler` gives 60 images, and"),
         ([X[:4]], r"train, batch 1: a `Tensor` came; wanted are pairs"),
         ([(X[:4], Y[:4], Y[:4])], r"a `tuple` of 3 came"),
         ([{"picture": X[:4], "label": Y[:4]}], "a dict of `picture, label` came"),

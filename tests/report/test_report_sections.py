@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from read_page import Page
 
+from lilliput.measure.chance import mcnemar
 from lilliput.report import contents, doubts, front, layers, notes, sensitivity, tried, weights
-from lilliput.report.classes import mcnemar
 from lilliput.report.outcome import Outcome
 from lilliput.report.parts import Band, Bands, Chart, Panels, Section, Table
 

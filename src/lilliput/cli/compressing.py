@@ -170,8 +170,12 @@ def variants(model: str, vary: list[str]) -> list[str]:
     >>> variants("resnet20:classes=5", ["width=0.5,1"])
     ['resnet20:classes=5,width=0.5', 'resnet20:classes=5,width=1']
     """
+    from lilliput.zoo.libraries import is_library
+
     if not vary:
         return []
+    if is_library(model) or Path(model.partition(":")[0]).suffix:
+        raise UsageError(f"`--vary` sets options of the zoo's architectures, and {model} is none; name others by `--student`")
     ways = []
     for text in vary:
         option, _, values = text.partition("=")

@@ -170,43 +170,36 @@ def evaluate(
     show(line, found.to_json(), json_out)
 
 
-@app.command(epilog=example_of("compare out/digits/baseline.onnx out/digits/model.onnx --data digits"))
+@app.command(epilog=example_of("compare out/digits/baseline.onnx out/digits/model.lil --data digits"))
 def compare(
-    files: Annotated[list[Path], typer.Argument(help="Two or more `.onnx` or `.pte` files.")],
+    files: Annotated[list[Path], typer.Argument(help="Two or more `.lil`, `.onnx` or `.pte` files.")],
     data: Data,
     threads: Threads = 1,
     seed: Seed = 0,
+    trust: Trust = False,
     json_out: Json = False,
 ) -> None:
-    """Compare exported networks on the same images: accuracy, agreement, bytes, and latency measured in turns."""
+    """Compare networks on the same images: accuracy and whether it differs by chance, agreement, bytes, latency in turns."""
+    from lilliput.comparison import compare as side_by_side
     from lilliput.data import open_task
-    from lilliput.measure import time_exports
     from lilliput.terminal import show, table
 
-    for file in files:
-        if file.suffix not in (".onnx", ".pte"):
-            raise UsageError(
-                f"{file}: `compare` takes `.onnx` and `.pte`; `lilliput export {file} {file.with_suffix('.onnx')}` makes one"
-            )
-    task = open_task(data, seed=seed)
-    scores = {str(f): accuracy_of(str(f), task, "test", None, False) for f in files}
-    times = time_exports({str(f): f for f in files}, task.example(), threads=threads)
-    first = scores[str(files[0])]
-    rows, values = [], []
-    for file in files:
-        score, time = scores[str(file)], times[str(file)]
-        agree = float((score.hits == first.hits).float().mean())
-        values.append(
-            {
-                "file": str(file),
-                **score.to_json(),
-                "agreement": agree,
-                "bytes": file.stat().st_size,
-                "latency_ms": time.to_json(),
-            }
-        )
-        rows.append([str(file), f"{100 * score.value:.2f} %", f"{100 * agree:.2f} %", f"{file.stat().st_size:,}", str(time)])
-    show(table("", ["file", "accuracy", "right and wrong alike", "bytes", "latency"], rows), values, json_out)
+    found = side_by_side(files, open_task(data, seed=seed), threads=threads, trust=trust)
+    rows = []
+    for one in found:
+        low, high = one.accuracy.interval()
+        rows.append(
+            [
+                str(one.file), f"{100 * one.accuracy.value:.2f} %", f"{100 * low:.1f} to {100 * high:.1f}",
+                f"{100 * one.agreement:.2f} %", f"{one.lost} / {one.gained}", f"{one.chance:.2g}", f"{one.bytes:,}",
+                f"{one.latency.median_ms:.3g} ms", f"{one.ratio.median:.2f}x",
+            ]
+        )  # fmt: skip
+    head = ["file", "accuracy", "95 % interval", "answers alike", "lost / gained", "p", "bytes", "latency", "of the first"]
+    show(table("", head, rows), [one.to_json() for one in found], json_out)
+    if not json_out:
+        how = f"{found[0].latency.runtime}, {threads} thread{'s' * (threads > 1)}, {found[0].latency.runs} runs in turns"
+        show(f"All beside the first; p: exact McNemar test. {how}.", None, False)
 
 
 @app.command(epilog=example_of("show out/digits/model.lil"))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from lilliput.data.images import Images, images_of
 from lilliput.data.progress import Bar
@@ -21,7 +21,8 @@ _IMAGES, _LABELS = ("image", "images", "pixel_values"), ("label", "labels")
 def read_loader(loader: Any, split: str, seed: int) -> Images:
     """The images of a loader, or of a map-style data set. What it draws at random, such as an order, follows from `seed`.
 
-    Raises `DataError` for batches of other things, and for a data set that gives other pixels each time it is asked.
+    Raises `DataError` for batches of other things, for a loader that gives an image twice, and for a data set that gives other
+    pixels each time it is asked.
     """
     if _has_places(loader):
         loader = DataLoader(loader, batch_size=64)
@@ -32,7 +33,7 @@ def read_loader(loader: Any, split: str, seed: int) -> Images:
     labels: list[Tensor] = []
     with torch.random.fork_rng(devices=[]), Bar(f"reading {split}", 0) as bar:
         torch.manual_seed(seed)
-        for number, batch in enumerate(loader):
+        for number, batch in enumerate(_once(loader, split)):
             x, y = _pair(batch, f"{split}, batch {number + 1}")
             if pixels and (x.shape[1:], x.dtype) != (pixels[0].shape[1:], pixels[0].dtype):
                 raise DataError(
@@ -45,6 +46,22 @@ def read_loader(loader: Any, split: str, seed: int) -> Images:
         raise DataError(f"{split}: the loader gave no batch")
     x = torch.cat(pixels)
     return images_of((x.permute(0, 2, 3, 1) if x.dtype == torch.uint8 else x, torch.cat(labels)), split)
+
+
+def _once(loader: Any, split: str) -> Any:
+    """The images that a loader picks from a data set, a last and smaller batch as well, which a training would drop."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
+        return loader
+    own = isinstance(loader.batch_sampler, BatchSampler)
+    places = list(loader.sampler) if own else [place for batch in loader.batch_sampler for place in batch]
+    if len(set(places)) < len(places):
+        name = type(loader.sampler if own else loader.batch_sampler).__name__
+        raise DataError(
+            f"{split}: the loader's `{name}` gives {len(places):,} images, and {len(set(places)):,} different ones; those that "
+            "come twice may be in two splits. Give the data set itself"
+        )
+    size = loader.batch_size or 64
+    return DataLoader(loader.dataset, size, sampler=places, collate_fn=loader.collate_fn, num_workers=loader.num_workers)
 
 
 def _has_places(dataset: Any) -> bool:

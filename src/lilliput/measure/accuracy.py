@@ -15,13 +15,14 @@ Metric = Callable[[Tensor, Tensor], Any]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The share of right answers, and the counts behind it."""
+    """The share of right answers, and the counts behind it; `hits` and `answers` (n) in the order of the images."""
 
     correct: int
     total: int
     per_class: tuple[float, ...] = ()
     loss: float | None = None
     hits: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False, compare=False)
+    answers: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long), repr=False, compare=False)
 
     @property
     def value(self) -> float:
@@ -56,17 +57,18 @@ def accuracy(
     mode = predict.training if isinstance(predict, nn.Module) else None
     if isinstance(predict, nn.Module):
         predict.eval()
-    hits, labels, score = [], [], 0.0
+    answers, labels, score = [], [], 0.0
     with torch.no_grad():
         for x, y in batches:
             outputs = predict(x.to(device)).cpu()
-            hits.append(outputs.argmax(1) == y)
+            answers.append(outputs.argmax(1))
             labels.append(y)
             score += float(metric(outputs, y)) * len(y) if metric is not None else 0.0
     if isinstance(predict, nn.Module) and mode is not None:
         predict.train(mode)
-    hit, label = torch.cat(hits), torch.cat(labels)
+    answer, label = torch.cat(answers), torch.cat(labels)
+    hit = answer == label
     correct = round(score) if metric is not None else int(hit.sum())
     classes = int(label.max()) + 1 if len(label) else 0
     per_class = tuple(float(hit[label == c].float().mean()) for c in range(classes))
-    return Accuracy(correct, len(label), per_class, hits=hit)
+    return Accuracy(correct, len(label), per_class, hits=hit, answers=answer)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lilliput.measure.chance import mcnemar
 from lilliput.report.amounts import MISSING, listing, mapping, number, percent, plural, points, share
 from lilliput.report.outcome import Outcome
 from lilliput.report.parts import Cell, Chart, Choice, Column, Folded, Part, Prose, Section, Table, plain
@@ -53,20 +53,6 @@ def _answers(outcome: Outcome) -> list[Part]:
     chance = mcnemar(int(lost), int(gained))
     what = "is no more than chance makes" if chance >= 0.05 else "is more than chance makes"
     return [Prose(f"{text}That difference {what} (exact McNemar test, p = {chance:.2g}).")]
-
-
-def mcnemar(lost: int, gained: int) -> float:
-    """How likely so uneven a split is where either way is as likely, two-sided: McNemar's test by binomial sums.
-
-    McNemar 1947, doi:10.1007/BF02295996. Above a few hundred changed answers by the normal curve, corrected for steps.
-
-    >>> mcnemar(0, 0), mcnemar(5, 0), mcnemar(3, 3)
-    (1.0, 0.0625, 1.0)
-    """
-    changed, fewer = lost + gained, min(lost, gained)
-    if changed > 500:
-        return math.erfc(max(abs(lost - gained) - 1, 0) / math.sqrt(2 * changed))
-    return min(1.0, 2 * sum(math.comb(changed, k) for k in range(fewer + 1)) / 2**changed)
 
 
 def read(outcome: Outcome) -> list[Score]:
