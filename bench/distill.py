@@ -12,8 +12,8 @@ Every run is a file in out/distill/<settings>; what is there is not done again, 
 epoch, and several processes share the list. Within a part all runs see the same images in the same order for the same epochs;
 accuracy is that of the last epoch, on the validation and the test split together, and nothing is chosen on either. One seed of
 all losses at a time, so that an early `table` is whole. Papers with two stages have a third of the epochs for the first.
-Weights are those of the papers' own comparisons for this pair where there are some. On two cores the defaults take about 7 minutes for a run of `losses` on the thin student and 11 on the full one, 40
-minutes for `little`, and 40 minutes for `after`. Needs $LILLIPUT_WEIGHTS and the data where `lilliput data` finds it.
+Weights are those of the papers' own comparisons for this pair where there are some. Needs $LILLIPUT_WEIGHTS and the data where
+`lilliput data` finds it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """A search that is killed at random moments: what it loses, and whether it recommends what it would have.
 
-    python bench/kills.py [--kills 20] [--seed 0] [--hours 0.03]      writes bench/results/kills.json
+    python bench/kills.py [--kills 20] [--seed 0] [--hours 0.06]      writes bench/results/kills.json
 
 One `lilliput compress --hours` on the digits runs undisturbed. Another of the same command, with a cache of its own, is killed
-(SIGKILL) again and again, each time after a random share of what the first took, and then runs to its end. Both plan by the
-same measured milliseconds, which the second is given, since no two measurements are alike. Recipe and front are compared;
-epochs are counted in both logs.
+(SIGKILL) again and again, each time a random time after it has begun to plan or to train, and then runs to its end. Both plan
+by the same measured milliseconds, which the second is given, since no two measurements are alike. Recipe and front are
+compared; epochs are counted in both logs. Where the search ends before it was killed so often, it says how often it was.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 from lilliput.measure import hardware, versions
 
 ROOT = Path(__file__).parent.parent
+LOADING, WORKING = 10.0, 6.0  # seconds until the first epoch can be expected, and at most from there until the kill
 BUDGET = ("--size", "30kB", "--latency", "0.9x", "--max-drop", "5")
 
 
@@ -35,18 +36,8 @@ class Place:
     def __init__(self, folder: Path, hours: float) -> None:
         self.out, self.cache = folder / "out", folder / "cache"
         model = ("resnet8:channels=1", "--data", "digits", "--pretrain", "5")
-        self.command = [
-            sys.executable,
-            "-m",
-            "lilliput",
-            "compress",
-            *model,
-            *BUDGET,
-            "--hours",
-            str(hours),
-            "--out",
-            str(self.out),
-        ]
+        asked = (*BUDGET, "--hours", str(hours), "--out", str(self.out))
+        self.command = [sys.executable, "-m", "lilliput", "compress", *model, *asked]
 
     def start(self) -> subprocess.Popen[bytes]:
         """The command, in a process group of its own."""
@@ -54,6 +45,22 @@ class Place:
         return subprocess.Popen(
             self.command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
+
+    @property
+    def times(self) -> Path:
+        """What was measured of whole networks."""
+        return self.out / "search/times.json"
+
+    def given(self, other: Place) -> None:
+        """Take over what another run measured."""
+        self.times.parent.mkdir(parents=True)
+        shutil.copy(other.times, self.times)
+        if (layers := other.cache / "layer_times").exists():
+            shutil.copytree(layers, self.cache / "layer_times")
+
+    def ended(self) -> bool:
+        """Whether the search has written its result."""
+        return (self.out / "metrics.json").exists()
 
     def epochs(self) -> int:
         """How many epochs were ended, in all runs together."""
@@ -66,15 +73,20 @@ class Place:
         return {"recipe": (self.out / "recipe.yaml").read_text(), "front": front}
 
 
-def killed(place: Place, after: float) -> float:
-    """Start, kill, and say how long it ran."""
-    begun, victim = time.monotonic(), place.start()
+def killed(place: Place, draw: random.Random) -> float | None:
+    """Start, kill, and say how long it ran; nothing where it ended before."""
+    log, begun = place.out / "log.jsonl", time.monotonic()
+    was = log.stat().st_mtime_ns if log.exists() else 0
+    victim = place.start()
+    while victim.poll() is None and (not log.exists() or log.stat().st_mtime_ns == was) and time.monotonic() < begun + LOADING:
+        time.sleep(0.05)  # the first sign of work, if it comes: loading is nothing that could be lost
     try:
-        victim.wait(after)
+        victim.wait(draw.uniform(0, WORKING))
     except subprocess.TimeoutExpired:
         os.killpg(victim.pid, signal.SIGKILL)
         victim.wait()
-    return time.monotonic() - begun
+        return None if place.ended() else time.monotonic() - begun
+    return None
 
 
 def main() -> None:
@@ -82,27 +94,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--hours", type=float, default=0.03)
+    parser.add_argument("--hours", type=float, default=0.06)
     arguments = parser.parse_args()
     draw = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
         whole, other = Place(Path(name) / "whole", arguments.hours), Place(Path(name) / "killed", arguments.hours)
         begun = time.monotonic()
-        if whole.start().wait() > 1:
+        if whole.start().wait() not in (0, 1) or not whole.ended():  # 1: a budget was missed
             raise SystemExit("the search that nobody disturbed did not end well")
         seconds = time.monotonic() - begun
-        (other.out / "search").mkdir(parents=True)
-        shutil.copy(whole.out / "search/times.json", other.out / "search/times.json")
-        ran = [killed(other, draw.uniform(0.05, 0.6) * seconds) for _ in range(arguments.kills)]
+        other.given(whole)
+        ran: list[float] = []
+        while len(ran) < arguments.kills and (after := killed(other, draw)) is not None:
+            ran.append(after)
         ended = other.start().wait()
         same = {key: whole.said()[key] == other.said()[key] for key in ("recipe", "front")}
         result = {
-            "command": " ".join(whole.command[2:-1]), "kills": arguments.kills, "seed": arguments.seed,
+            "command": " ".join(whole.command[2:-1]), "kills": len(ran), "seed": arguments.seed,
             "seconds_undisturbed": round(seconds, 1), "seconds_until_killed": [round(s, 1) for s in ran], "exit": ended,
             "same": same, "epochs_undisturbed": whole.epochs(), "epochs_killed": other.epochs(),
             "hardware": hardware(), "versions": versions(),
         }  # fmt: skip
-    print(f"{arguments.kills} kills: the same recipe {same['recipe']}, the same front {same['front']}")
+    print(f"{len(ran)} kills: the same recipe {same['recipe']}, the same front {same['front']}")
     print(f"{result['epochs_undisturbed']} epochs ended undisturbed, {result['epochs_killed']} in all runs of the killed one")
     (ROOT / "bench/results/kills.json").write_text(json.dumps(result, indent=2) + "\n")
 

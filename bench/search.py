@@ -20,10 +20,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lilliput.measure import hardware, versions
 from lilliput.search.candidates import FAMILIES
 
 ROOT = Path(__file__).parent.parent
+MAIN = "resnet56"
 KEPT, RESULT = ROOT / "out/search", ROOT / "bench/results/search.json"
 
 
@@ -53,6 +53,18 @@ def search(name: str, command: list[str], args: argparse.Namespace) -> None:
     print(f"{name}: exit {done.returncode}, {out / 'report.html'}")
 
 
+def beaten(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> int:
+    """How many points of a front another has one for that is at least as small, fast and accurate, and better in one of them."""
+
+    def costs(point: dict[str, Any]) -> tuple[float, ...]:
+        return point["bytes"], point["ratio"], -point["accuracy"]
+
+    def beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+        return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+    return sum(any(beats(costs(q), costs(p)) for q in theirs) for p in ours if not p["dominated"])
+
+
 def table() -> None:
     """The verdict of every run that is there, and its front, beside those of runs whose folders are gone."""
     rows: dict[str, Any] = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else {}
@@ -63,11 +75,16 @@ def table() -> None:
             "bytes": after["file_bytes"], "ratio": after["latency_ms"]["median"] / before["latency_ms"]["median"],
             "accuracy": after["accuracy"], "accuracy_before": before["accuracy"], "failures": metrics["failures"],
             "seconds": metrics["seconds"], "front": metrics.get("front"),
-            "hardware": hardware(), "versions": versions(),
+            "hardware": metrics["device"], "versions": metrics["versions"],
         }  # fmt: skip
         row = rows[path.parent.name]
         print(f"{path.parent.name:28} {row['bytes']:9,} bytes  {row['ratio']:.2f}x  {100 * row['accuracy']:.2f} % "
               f"(before {100 * row['accuracy_before']:.2f} %)  {'; '.join(row['failures']) or 'met'}")  # fmt: skip
+    for name, row in rows.items():
+        if name != MAIN and name.startswith(MAIN) and MAIN in rows:
+            row["beats"] = beaten(rows[MAIN]["front"], row["front"])
+            ours = sum(not point["dominated"] for point in rows[MAIN]["front"])
+            print(f"{name}: beats {row['beats']} of the {ours} points of the front that all families draw together")
     RESULT.write_text(json.dumps({"runs": rows}, indent=2) + "\n")
     print(RESULT.relative_to(ROOT))
 
@@ -83,8 +100,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.part == "table":
         table()
-    elif args.part == "family":
+    elif args.part == "family" and args.family:
         search(f"resnet56-{args.family}", [*resnet56(args), "--family", args.family], args)
+    elif args.part == "family":
+        parser.error("which family?")
     else:
         search(args.part, {"resnet56": resnet56, "mobilenet": mobilenet}[args.part](args), args)
 
