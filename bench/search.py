@@ -54,7 +54,7 @@ def search(name: str, command: list[str], args: argparse.Namespace) -> None:
 
 
 def beaten(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> int:
-    """How many points of a front another has one for that is at least as small, fast and accurate, and better in one of them."""
+    """How many points of a front are beaten: another point costs no more in any respect, and less in one."""
 
     def costs(point: dict[str, Any]) -> tuple[float, ...]:
         return point["bytes"], point["ratio"], -point["accuracy"]
