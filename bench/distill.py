@@ -77,6 +77,9 @@ LOSSES: dict[str, distill.Distillation | None] = {
 }
 # What is trained first, without labels, for a third of the epochs, in papers that have two stages.
 FIRST = {"fitnets": distill.Hints(weight=10.0, hard=0.0), "fsp": distill.Flow(adapt=True, weight=1.0, hard=0.0)}
+# Losses that look at outputs, the embedding or the last stage, so that what the teacher says is kept for the next of them.
+KEEPS = {"hinton", "dkd", "dist", "standardized", "sp", "ft", "crd", "rkd_distance", "rkd_angle", "cc", "hinton + crd",
+         "hinton + sp"}  # fmt: skip
 STUDENTS = {"thin": "resnet20:width=0.25", "full": "resnet20"}
 
 VALUED = "on the validation and the test split together"
@@ -142,7 +145,10 @@ def row(name: str, seed: int, done: Any, data: lp.Task, **more: Any) -> dict[str
 def trainings(name: str, asked: argparse.Namespace) -> list[Fit]:
     """The trainings of a loss, one behind the other: as many epochs in all for every one."""
     first = max(1, asked.epochs // 3) if name in FIRST else 0
-    plan = Fit(epochs=asked.epochs - first, batch_size=128, lr=0.1, distill=LOSSES[name], precision=asked.precision)
+    plan = Fit(
+        epochs=asked.epochs - first, batch_size=128, lr=0.1, distill=LOSSES[name], precision=asked.precision,
+        cache_teacher=name in KEEPS,
+    )  # fmt: skip
     return [*([replace(plan, epochs=first, distill=FIRST[name])] if first else []), plan]
 
 
@@ -150,7 +156,7 @@ def learned(model: nn.Module, data: lp.Task, plans: list[Fit], teacher: nn.Modul
     """A student after all of its trainings."""
     history: list[Any] = []
     for number, plan in enumerate(plans):
-        done = fit(model, data, plan, teacher=teacher, seed=seed, folder=folder / f"{number}")
+        done = fit(model, data, plan, teacher=teacher, seed=seed, folder=folder / f"{number}", answers=KEPT / "answers")
         model, history = done.model, [*history, *done.history]
     return Fitted(model, history)
 

@@ -285,6 +285,7 @@ def _do(
             folder=place,
             machine=bench.machine,
             watch=bench.watch,
+            answers=bench.root / "answers",
         )
         return fitted.model, fitted.history
     if isinstance(step, BatchNorm):

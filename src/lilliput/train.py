@@ -7,6 +7,7 @@ anew each epoch, so that a run that was stopped ends bit-equal to one that was n
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import os
 import time
@@ -21,8 +22,10 @@ from torch import Tensor, nn
 from lilliput.config import Config, config
 from lilliput.core import state
 from lilliput.core.callback import Callback
+from lilliput.core.identity import identity
 from lilliput.data import Task
 from lilliput.distill import Distillation
+from lilliput.distill.answers import Answers
 from lilliput.distill.ensemble import Ensemble
 from lilliput.distill.lesson import places_of
 from lilliput.errors import ConfigError, TrainError
@@ -43,7 +46,8 @@ class Fit(Config):
     schedule      one_cycle (a quarter up from a tenth, then cosine down), cosine, or constant
     distill       a loss with a teacher, such as `distill.hinton(temperature=4)`
     taught_by     start: what the recipe started from, the uncompressed network; previous: the network as this step got it
-    cache_teacher whether the teacher runs once over the training split, and never again; it needs `augment=false`
+    cache_teacher whether what the teacher says is kept, by image and augmentation: without augmentation it is asked in the
+                  first epoch alone, with it no more than once by all trainings of a seed that share a folder (`answers`)
     precision     32, bf16-mixed or 16-mixed
     augment       whether the task's augmentation is used
     callbacks     what else takes part: penalties, masks, clipping (`core.callback`)
@@ -147,6 +151,7 @@ class _Job:
     ) -> None:
         self.fit, self.model, self.task, self.teacher = plan, model, task, teacher
         self.seed, self.folder, self.machine = seed, folder, machine
+        self.answers = folder / "answers"
         self.watch: Watch | None = None
 
 
@@ -160,11 +165,13 @@ def fit(
     folder: Path | str | None = None,
     machine: Machine = Machine(),
     watch: Watch | None = None,
+    answers: Path | str | None = None,
 ) -> Fitted:
     """Train a copy of `model` as `fit` says and return it with one row of history an epoch.
 
     The state of the last finished epoch lies in `folder` (a temporary one by default); a call with the same folder goes
     on from there and ends as if it had never stopped. The accuracies are those of the validation split, last epoch.
+    What a teacher says is kept in `answers` (by default in the folder) where the fit has `cache_teacher`.
     Several teachers are an ensemble (`distill.Ensemble`). With `taught_by=previous`, `model` itself is the teacher.
     Raises `TrainError` with step and learning rate when the loss is no longer a number.
     """
@@ -178,6 +185,7 @@ def fit(
     with tempfile.TemporaryDirectory() as scratch:
         job = _Job(fit, model, task, teacher if fit.distill else None, seed, Path(folder or scratch), machine)
         job.watch = watch
+        job.answers = Path(answers) if answers is not None else job.answers
         if fit.epochs and not _finished(job):
             _launch(job, watch)
         new = copy.deepcopy(model)
@@ -260,6 +268,7 @@ class _Run:
 
     def __init__(self, fabric: Any, job: _Job) -> None:
         self.fabric, self.job, self.fit = fabric, job, job.fit
+        self.answers: Answers | None = None
         torch.manual_seed(job.seed)
         self.plain = copy.deepcopy(job.model).train()
         self.layout = _layout(fabric.device)
@@ -296,9 +305,16 @@ class _Run:
         )  # fmt: skip
         if guest.lesson is not None:
             self._placed(guest.lesson.teacher)
-            if fit.cache_teacher:
-                guest.lesson.remember(augment=fit.augment, channels_last=self.layout is torch.channels_last)
+            if fit.cache_teacher and job.teacher is not None:
+                self.answers = guest.lesson.remember(job.answers / self._asked(job.teacher))
         return guest
+
+    def _asked(self, teacher: nn.Module) -> str:
+        """What the teacher's answers follow from, but for the epoch, as the name of a folder."""
+        fit, fabric = self.fit, self.fabric
+        how = f"{fit.precision} {fit.batch_size} {fabric.device.type} {fabric.global_rank} of {fabric.world_size}"
+        drawn = f"{fit.augment} {self.job.seed}"
+        return hashlib.sha256(f"{identity(teacher)} {self.job.task.id()} {how} {drawn}".encode()).hexdigest()[:12]
 
     def train_epoch(self, epoch: int) -> None:
         """One pass over the training split."""
@@ -314,6 +330,8 @@ class _Run:
             raise TrainError(
                 f"{job.task.name}: the training split is smaller than one batch of {self.fit.batch_size}; lower `batch_size`"
             )
+        if self.answers is not None:  # without augmentation every epoch sees the same images
+            self.answers.begin(f"{epoch}" if self.fit.augment and job.task.augment is not None else "all")
         self.model.train()
         self.seen, self.correct, self.loss, start = 0, 0.0, 0.0, time.perf_counter()
         for step, (x, y) in enumerate(batches):
@@ -357,6 +375,8 @@ class _Run:
         Loss, accuracy and speed of the row are those of the first process's part of every batch.
         """
         fabric = self.fabric
+        if self.answers is not None:
+            self.answers.end()
         if epoch + 1 == self.fit.epochs:
             self.guest.end()
         if fabric.world_size > 1:

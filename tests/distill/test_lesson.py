@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import network, task
+from small import network, stripes, task
 from torch import Tensor, nn
 
 from lilliput import distill
@@ -19,6 +19,8 @@ from lilliput.core.edits import Map, Swap
 from lilliput.core.layers import Compressed, swaps
 from lilliput.core.method import Look
 from lilliput.core.perform import perform
+from lilliput.data import Task
+from lilliput.distill import answers
 from lilliput.distill.contract import Turn
 from lilliput.distill.lesson import Lesson
 from lilliput.distill.taps import Scene, Watch, survey
@@ -371,18 +373,44 @@ def test_a_remembered_teacher_runs_once_and_says_the_same(loss: distill.Distilla
     assert equal(fit(network(), data, cached, teacher=Counting(), folder=tmp_path).model, remembered.model)
 
 
-def test_a_teacher_that_cannot_be_remembered_is_refused() -> None:
-    from small import stripes
+def drawn() -> Task:
+    """Stripes that are moved and mirrored anew each epoch."""
+    return Task(stripes(120, 1), stripes(45, 2), augment="augment.crop_flip(pad=1)")
 
-    from lilliput.data import Task
 
-    data = Task(stripes(60, 1), stripes(15, 2), augment="augment.crop_flip(pad=1)")
-    with pytest.raises(ConfigError, match="set `augment=false`"):
-        fit(network(), data, Fit(batch_size=27, distill=distill.Hinton(), cache_teacher=True), teacher=network())
+def test_trainings_of_a_seed_share_what_a_teacher_says_of_augmented_images(tmp_path: Path) -> None:
+    def asked(loss: distill.Distillation, teacher: nn.Module | None = None, cached: bool = True, seed: int = 0) -> nn.Module:
+        plan = Fit(2, batch_size=54, distill=loss, cache_teacher=cached)
+        Counting.seen = 0
+        return fit(network(), drawn(), plan, teacher=teacher or Counting(), answers=tmp_path, seed=seed).model
+
+    hinton, embedding, other = distill.Hinton(), distill.Distance({"linear:in": "net.linear:in"}), Counting()
+    first, epochs = asked(hinton), Counting.seen
+    assert epochs == 2 * 108 + 1, "and one image to fold the norms"
+    asked(distill.Dkd())
+    assert Counting.seen == 0
+    asked(embedding)
+    assert Counting.seen >= epochs, "nobody heard the embeddings before"
+    asked(embedding)
+    assert Counting.seen <= 2, "a look at the layers is left"
+    assert equal(asked(hinton), first) and Counting.seen == 0
+    assert equal(asked(hinton, cached=False), first) and Counting.seen == epochs
+    asked(hinton, seed=1)
+    assert Counting.seen == epochs, "another seed draws other images"
+    with torch.no_grad():
+        other.net.get_parameter("linear.bias")[0] += 1
+    asked(hinton, other)
+    assert Counting.seen == epochs, "another teacher says something else"
+
+
+def test_a_teacher_that_cannot_be_remembered_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="learns, too"):
         fit(network(), task(), Fit(batch_size=27, distill=distill.Mutual(), cache_teacher=True), teacher=network())
     with pytest.raises(ConfigError, match="needs `distill`"):
         Fit(cache_teacher=True).check()
+    monkeypatch.setattr(answers, "LIMIT", 100)
+    with pytest.raises(ConfigError, match=r"takes 0\.0 GiB an epoch"):
+        fit(network(), task(), Fit(1, batch_size=27, distill=distill.Hinton(), cache_teacher=True), teacher=network())
 
 
 def test_a_network_learns_from_itself_and_from_several() -> None:

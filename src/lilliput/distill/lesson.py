@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +15,12 @@ from lilliput.core.fold import fold
 from lilliput.core.perform import perform
 from lilliput.data.batches import Batches
 from lilliput.data.scores import heads
+from lilliput.distill.answers import Answers
 from lilliput.distill.contract import Distillation, Seen, Turn
 from lilliput.distill.taps import INPUT, Scene, Watch
 from lilliput.errors import ConfigError
 
 OUTPUTS = ""  # where the outputs are remembered, among the sites of taps
-MEMORY = 4 * 2**30
 
 
 class Lesson:
@@ -47,7 +48,7 @@ class Lesson:
         self.sites = [theirs for _, theirs in scene.asked]
         self.theirs = Watch(self.teacher, self.sites, grad=self.peer)
         self.folded = False
-        self.remembered: dict[str, Tensor] = {}
+        self.answers: Answers | None = None
 
     def modules(self) -> Iterator[nn.Module]:
         """What is learned beside the student."""
@@ -73,17 +74,26 @@ class Lesson:
 
     def _taught(self, x: Tensor, places: Tensor | None) -> tuple[Tensor | None, Seen]:
         """The outputs of a peer, and what the teacher says without a gradient."""
-        if self.remembered:
-            if places is None:
-                raise ConfigError("what the teacher said is remembered by image: give the `places` of each batch in the split")
-            known = {site: kept[places] for site, kept in self.remembered.items()}
-            return None, Seen(known.pop(OUTPUTS), known)
+        if self.answers is not None:
+            return None, self._remembered(x, places, self.answers)
         if self.peer:
             with self.autocast():
                 outputs = self.teacher(x)
             outputs = _single(outputs)
             return outputs, Seen(outputs.detach(), {site: tap.detach() for site, tap in self.theirs.take().items()})
         return None, self._frozen(x)
+
+    def _remembered(self, x: Tensor, places: Tensor | None, answers: Answers) -> Seen:
+        """What the teacher says of images at these places, or said of them before."""
+        if places is None:
+            raise ConfigError("what the teacher said is remembered by image: give the `places` of each batch in the split")
+        known = answers.get(places)
+        if known is None:
+            seen = self._frozen(x)
+            answers.put(places, {OUTPUTS: seen.outputs, **seen.taps})
+            return seen
+        known = {site: said.to(x.device) for site, said in known.items()}
+        return Seen(known.pop(OUTPUTS), known)
 
     def _frozen(self, x: Tensor) -> Seen:
         if not self.folded:
@@ -112,26 +122,16 @@ class Lesson:
             if parameter.grad is not None:
                 parameter.grad.copy_(all_reduce(parameter.grad, reduce_op="mean"))
 
-    def remember(self, *, augment: bool, channels_last: bool = False) -> None:
-        """Run the teacher once over the whole training split, in its order and not augmented, and never again.
+    def remember(self, folder: Path) -> Answers:
+        """Keep what the teacher says in a folder, and ask it no more for images whose answers are there.
 
-        Raises `ConfigError` where images are augmented, and where what is tapped would take more than 4 GiB.
+        The folder belongs to this teacher, data, seed and precision. `begin` and `end` of what is returned enclose each epoch.
+        Raises `ConfigError` where the teacher learns; `total` raises it where what is tapped would take more than 4 GiB.
         """
         if self.peer:
             raise ConfigError(f"{self.loss.name}: the teacher learns, too, so what it says cannot be remembered")
-        if augment and self.task.augment is not None:
-            raise ConfigError("`cache_teacher` (=true): no image is seen twice under augmentation; set `augment=false`")
-        images, start = len(self.task.train), 0
-        kept: dict[str, Tensor] = {}
-        for x, _ in self.task.batches("train", 256, channels_last=channels_last, device=self.device):
-            seen = self._frozen(x)
-            for site, value in {OUTPUTS: seen.outputs, **seen.taps}.items():
-                if site not in kept:
-                    kept[site] = value.new_empty(images, *value.shape[1:])
-                    _check_memory(kept)
-                kept[site][start : start + len(x)] = value
-            start += len(x)
-        self.remembered = kept
+        self.answers = Answers(folder, len(self.task.train), (OUTPUTS, *self.sites))
+        return self.answers
 
     def state(self) -> dict[str, Any]:
         """Adapters and peers, for a training that goes on bit-equal."""
@@ -159,12 +159,3 @@ def places_of(batches: Batches, number: int) -> Tensor:
     start = number * batches.layout.batch_size
     first, last = batches.layout.share(start, min(start + batches.layout.batch_size, len(batches.order)))
     return batches.order[first:last]
-
-
-def _check_memory(kept: dict[str, Tensor]) -> None:
-    needed = sum(value.numel() * value.itemsize for value in kept.values())
-    if needed > MEMORY:
-        raise ConfigError(
-            f"remembering the teacher takes {needed / 2**30:.1f} GiB and {MEMORY / 2**30:.0f} GiB are allowed; "
-            "tap later or fewer layers, or leave `cache_teacher` off"
-        )

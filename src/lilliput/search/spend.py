@@ -33,6 +33,7 @@ from lilliput.train import Fit
 Steps = tuple[Config, ...]
 TEXT = 256  # bytes for what a file says of the steps after training
 POLL = 1.0  # seconds between two looks at what others do
+KEPT = 64 * 2**20  # bytes an epoch that what the teacher says may take on disk
 LOOKS = 4  # at all validation images, until a candidate that is rounded for the file has been judged
 # What says something about a candidate; a full disk or a damaged file does not, and ends the search until it is called again.
 VERDICTS = (BudgetError, ConfigError, EditError, ExportError, ModelError, TrainError)
@@ -115,7 +116,9 @@ class Search:
         self.folder = folder
         self._plan: dict[str, Any] | None = None
         self.trials = Trials(effort.storage or f"sqlite:///{folder.resolve() / 'trials.db'}", f"lilliput {prefix_id(key)}")
-        self.fit = Fit(precision=effort.precision, batch_size=min(128, len(bench.task.train)))
+        images, outputs = len(bench.task.train), 4 * bench.task.classes
+        kept = images * outputs <= KEPT  # all candidates of an epoch see the same images, and have the same teacher
+        self.fit = Fit(precision=effort.precision, batch_size=min(128, images), cache_teacher=kept)
         shapes = [f for f in FAMILIES if effort.families is None or f.name in effort.families]
         self.families = (*shapes, *(student(name) for name in effort.students))
 
