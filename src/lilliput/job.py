@@ -86,8 +86,11 @@ def compress(
     return _Compression(model, task, Path(out), budget or Budget(), settings).go(recipe)
 
 
-def join(model: nn.Module, task: Task, budget: Budget, *, out: str | Path, settings: Settings) -> None:
-    """Train what a search for the same network, data, budget and effort wants trained, here or on another machine."""
+def join(model: nn.Module, task: Task, budget: Budget, *, out: str | Path, settings: Settings) -> int:
+    """Train what a search for the same network, data, budget and effort wants trained, here or on another machine.
+
+    How many candidates that were: others may have trained the rest.
+    """
     if settings.effort is None:
         raise ConfigError("to join a search, say the same `hours` as it")
     model = perform(model, ()).eval()
@@ -95,7 +98,7 @@ def join(model: nn.Module, task: Task, budget: Budget, *, out: str | Path, setti
     folder = Path(out) / "search"
     known = _remembered(model, task, Clock(task.example(), threads=settings.threads), folder)
     bench = replace(_bench(task, settings, None), clock=known)
-    Search(model, bench, known, budget, settings.effort, folder, settings.say).join()
+    return Search(model, bench, known, budget, settings.effort, folder, settings.say).join()
 
 
 def missed(failures: Sequence[str], out: Path) -> BudgetError:

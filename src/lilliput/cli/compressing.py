@@ -101,7 +101,7 @@ def compress(
         job.check_fit(network, task)
         network = job.pretrain(network, task, pretrain, settings) if pretrain else network
         if join:
-            return job.join(network, task, budget, out=out, settings=settings)
+            return show_joined(job.join(network, task, budget, out=out, settings=settings), json_out)
         result = job.compress(network, task, plan, out=out, budget=budget, settings=settings)
         watch.result(result.metrics)
     show(report.summary(result.metrics), result.metrics, json_out)
@@ -109,6 +109,12 @@ def compress(
         screen.print(f"report: {out / 'report.html'}")
     if not result.met:
         raise job.missed(result.failures, out)
+
+
+def show_joined(trained: int, json_out: bool) -> None:
+    from lilliput.terminal import show
+
+    show(f"trained {trained} for the search, and nothing is left to train", {"trained": trained}, json_out)
 
 
 def plan_of(recipe: Path | None, bits: str | None, epochs: int | None, effort: Effort | None, aims: bool) -> Recipe | None:

@@ -19,6 +19,7 @@ from lilliput.errors import BudgetError, ConfigError, EditError, ExportError, Mo
 from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
 from lilliput.recipe import Bake, Bench, Recipe, Student, prefix_id, run, start_text
+from lilliput.report.amounts import seconds
 from lilliput.search.budget import Budget
 from lilliput.search.candidates import FAMILIES, Candidate, student
 from lilliput.search.gentle import Proposal, file_bytes
@@ -129,8 +130,8 @@ class Search:
             self.work()
         return self.choose()
 
-    def join(self) -> None:
-        """Only train what another process planned."""
+    def join(self) -> int:
+        """Only train what another process planned; how many candidates that were."""
         follow_parent()
         if self.trials.plan is None:
             others = self.trials.others()
@@ -138,7 +139,7 @@ class Search:
             self.say(f"waiting for the plan of `{self.trials.name}` in its storage{beside}")
         while self.trials.plan is None:
             time.sleep(POLL)
-        self.work()
+        return self.work()
 
     def plan(self) -> dict[str, Any]:
         """What is to be tried: made once, and the same for every process and every time this search goes on."""
@@ -148,16 +149,16 @@ class Search:
 
     def _made(self) -> dict[str, Any]:
         """Measure, decide, and write it where every process finds it."""
-        with self.clock.counted(f"spent on {self.trials.name}") as seconds:
+        with self.clock.counted(f"spent on {self.trials.name}") as spent:
 
             def say(line: str) -> None:
-                seconds()
+                spent()
                 self.say(line)
 
             planned = Planner(self.model, self.bench, self.budget, self.clock, say, self.families).plan()
             epoch = self.clock.keep(f"epoch {self.effort.precision}", lambda: epoch_seconds(
                 copy.deepcopy(self.model), self.bench, self.fit))  # fmt: skip
-            left = 3600 * self.effort.hours - self.clock.keep(f"planning {self.trials.name}", seconds)
+            left = 3600 * self.effort.hours - self.clock.keep(f"planning {self.trials.name}", spent)
         ladder = rungs(len(planned.candidates), left, epoch, self._judging(epoch))
         plan = {
             "candidates": [c.to_json() for c in planned.candidates], "whole": [c.to_json() for c in planned.whole],
@@ -172,11 +173,11 @@ class Search:
         looks = 1 if self.budget.size is None else LOOKS
         return looks * epoch / 4 * len(self.bench.task.val) / len(self.bench.task.train)
 
-    def work(self) -> None:
-        """Train whatever is due and nobody else trains, until nothing is left."""
+    def work(self) -> int:
+        """Train whatever is due and nobody else trains, until nothing is left; how many candidates that were."""
         plan = self.plan()
         candidates, ladder = [Candidate.from_json(c) for c in plan["candidates"]], [Rung(**r) for r in plan["rungs"]]
-        waiting = False
+        waiting, trained = False, 0
         while (open_ := self._due(ladder)) is not None:
             rung, entrants, beside = open_
             claimed = next(((c, t) for c in entrants if (t := self.trials.claim(rung, c)) is not None), None)
@@ -191,7 +192,9 @@ class Search:
             with self.trials.alive(trial), cores(min(self.effort.workers, beside)):
                 outcome = self.judge(candidates[number], [r.epochs for r in ladder[: rung + 1]])
             if self.trials.finish(trial, outcome):
+                trained += 1
                 self._tell(candidates[number], ladder, rung, outcome)
+        return trained
 
     def _due(self, ladder: list[Rung]) -> tuple[int, list[int], int] | None:
         """The rung that is open, which of its candidates are not done, and how many it has in all."""
@@ -289,7 +292,10 @@ class Search:
             if "why" in found
             else f"{100 * found['accuracy']:.2f} % on validation, {found['bytes']:,} bytes"
         )
-        self.say(f"rung {rung + 1} of {len(ladder)}, {candidate.title}: {fate}")
+        done = self.trials.outcomes(len(ladder))
+        epochs = sum(max(0, r.entrants - len(each)) * r.epochs for r, each in zip(ladder, done, strict=True))
+        left = f"; about {seconds(epochs * self.plan()['epoch_seconds'])} left" if epochs else ""
+        self.say(f"rung {rung + 1} of {len(ladder)}, {candidate.title}: {fate}{left}")
 
 
 def _fresh(steps: Iterable[Config]) -> bool:
