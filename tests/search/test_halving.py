@@ -12,15 +12,18 @@ from lilliput.search.halving import MOST, SHARE, Rung, due, rungs, survivors
 SECONDS = st.floats(1, 1e6)
 
 
-@given(st.integers(1, 40), SECONDS, SECONDS)
-def test_rungs_halve_and_double_and_stay_within_the_time(candidates: int, seconds: float, epoch: float) -> None:
-    ladder = rungs(candidates, seconds, epoch)
+@given(st.integers(1, 40), SECONDS, SECONDS, st.floats(0, 1e3))
+def test_rungs_halve_and_double_and_fill_the_time(candidates: int, seconds: float, epoch: float, judging: float) -> None:
+    ladder = rungs(candidates, seconds, epoch, judging)
     assert ladder[0].entrants <= candidates and ladder[-1].entrants == 1
-    for before, after in pairwise(ladder):
+    for before, after in pairwise(ladder[:-1]):
         assert after == Rung(before.entrants // 2, 2 * before.epochs)
-    assert ladder[-1].epochs <= MOST
+    assert all(ladder[-1].epochs >= 2 * before.epochs for before in ladder[:-1]) and ladder[-1].epochs <= MOST
+    taken = sum(r.entrants * (r.epochs * epoch + judging) for r in ladder)
     if len(ladder) > 1 or ladder[0].epochs > 1:  # one candidate for one epoch is the least there is
-        assert sum(r.entrants * r.epochs for r in ladder) * epoch <= SHARE * seconds * (1 + 1e-9)
+        assert taken <= SHARE * seconds * (1 + 1e-9)
+    if ladder[-1].epochs < MOST:
+        assert taken + epoch >= SHARE * seconds * (1 - 1e-9), "an epoch more would have had room"
 
 
 def test_more_time_is_never_less_training_for_the_winner() -> None:

@@ -1,7 +1,7 @@
 """Successive halving: many candidates for an epoch or two, half of them for twice as long, and so on.
 
 Jamieson and Talwalkar 2016, arXiv:1502.07943. Learning rates restart with every rung, each as long as all before it together
-(Loshchilov and Hutter 2017, arXiv:1608.03983), so that what a rung learned goes on in the next.
+(Loshchilov and Hutter 2017, arXiv:1608.03983), so that what a rung learned goes on in the next. The last rung takes the rest.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ def rungs(candidates: int, seconds: float, epoch: float, judging: float = 0.0, m
 
     `judging` is what it takes to see the worth of a trained candidate, once on every rung.
 
-    As many start as leave at least an epoch for the first rung; what does not start is last in the order of candidates.
+    As many start as leave at least an epoch for the first rung; what does not start is last in the order of candidates. Epochs
+    that do not fill another round of all rungs go to the winner.
 
     >>> rungs(6, 3600, 60)
-    [Rung(entrants=4, epochs=4), Rung(entrants=2, epochs=8), Rung(entrants=1, epochs=16)]
+    [Rung(entrants=4, epochs=4), Rung(entrants=2, epochs=8), Rung(entrants=1, epochs=19)]
     """
     if candidates < 1:
         return []
@@ -39,12 +40,19 @@ def rungs(candidates: int, seconds: float, epoch: float, judging: float = 0.0, m
     while start > 1 and _first(start, seconds, epoch, judging) < 1:
         start //= 2
     first = min(max(1, _first(start, seconds, epoch, judging)), max(1, MOST // start))
-    return [Rung(start >> k, first << k) for k in range(start.bit_length())]
+    *others, last = (Rung(start >> k, first << k) for k in range(start.bit_length()))
+    rest = int(_epochs(start, seconds, epoch, judging)) - first * start * start.bit_length()
+    return [*others, Rung(1, min(MOST, last.epochs + max(0, rest)))]
 
 
 def _first(start: int, seconds: float, epoch: float, judging: float) -> int:
-    """Epochs of the first rung: every rung trains as many in all, and half as many are judged on each as on the one before."""
-    return int((SHARE * seconds - judging * (2 * start - 1)) / (start.bit_length() * start * epoch))
+    """Epochs of the first rung: every rung trains as many in all."""
+    return int(_epochs(start, seconds, epoch, judging) / (start.bit_length() * start))
+
+
+def _epochs(start: int, seconds: float, epoch: float, judging: float) -> float:
+    """Epochs of all rungs together; half as many candidates are judged on each rung as on the one before."""
+    return (SHARE * seconds - judging * (2 * start - 1)) / epoch
 
 
 def survivors(values: Mapping[int, float | None], count: int) -> list[int]:
