@@ -9,9 +9,10 @@
     --seeds 0,1,2  --epochs 6  --images 20000  --students thin,full  --precision bf16-mixed  --from-weights
 
 Every run is a file in out/distill/<settings>; what is there is not done again, a run that was stopped goes on from its last
-epoch, and several processes share the list. Within a part all runs see the same images in the same order for the same epochs;
-accuracy is that of the last epoch, on the validation and the test split together, and nothing is chosen on either. One seed of
-all losses at a time, so that an early `table` is whole. Papers with two stages have a third of the epochs for the first.
+epoch, and several processes share the list. Within a part all runs see the same images in the same order for the same epochs,
+but for second stages, whose epochs are others; accuracy is that of the last epoch, on the validation and the test split
+together, and nothing is chosen on either. One seed of all losses at a time, so that an early `table` is whole. Papers with two
+stages have a third of the epochs for the first. What the teacher says is shared where it is small (KEEPS).
 Weights are those of the papers' own comparisons for this pair where there are some. Needs $LILLIPUT_WEIGHTS and the data where
 `lilliput data` finds it.
 """
@@ -156,7 +157,8 @@ def learned(model: nn.Module, data: lp.Task, plans: list[Fit], teacher: nn.Modul
     """A student after all of its trainings."""
     history: list[Any] = []
     for number, plan in enumerate(plans):
-        done = fit(model, data, plan, teacher=teacher, seed=seed, folder=folder / f"{number}", answers=KEPT / "answers")
+        drawn = seed + 1000 * number  # what a second stage sees is not what the first one saw
+        done = fit(model, data, plan, teacher=teacher, seed=drawn, folder=folder / f"{number}", answers=KEPT / "answers")
         model, history = done.model, [*history, *done.history]
     return Fitted(model, history)
 
@@ -265,8 +267,8 @@ def overhead(asked: argparse.Namespace) -> None:
     plain, fixed = Fit(epochs=2, batch_size=128), Fit(epochs=2, batch_size=128, augment=False)
     ways = {"alone": plain, "alone, not augmented": fixed}
     for name in asked.names or LOSSES:
-        if LOSSES[name] is not None:
-            ways[name] = Fit(epochs=2, batch_size=128, distill=LOSSES[name])
+        if (loss := FIRST.get(name, LOSSES[name])) is not None:
+            ways[name] = Fit(epochs=2, batch_size=128, distill=loss)
     ways["hinton, remembered"] = Fit(epochs=2, batch_size=128, augment=False, distill=HINTON, cache_teacher=True)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):

@@ -17,7 +17,7 @@ from small import network, task
 from torch import nn
 
 from lilliput.core.record import edits, record
-from lilliput.distill import Hinton
+from lilliput.distill import Ensemble, Hinton
 from lilliput.errors import ConfigError, FormatError, ModelError
 from lilliput.opening import open_model
 from lilliput.prune import Channels
@@ -125,6 +125,9 @@ def test_a_network_whose_code_changed_is_another_one(tmp_path: Path) -> None:
         students.append(run(network().eval(), recipe, Bench(task(), tmp_path / "store")).stages[0])
     assert starts[0] == starts[1] != starts[2]
     assert [stage.reused for stage in students] == [False, True, False]
+    a, b = network(), network(1.0)
+    assert start_text(Ensemble([a, b]), task()) != start_text(Ensemble([a, b], temperature=4.0), task())
+    assert start_text(Ensemble([a, b]), task()) == start_text(Ensemble([network(), network(1.0)]), task())
     plain, wide = nn.Sequential(nn.MaxPool2d(2)), nn.Sequential(nn.MaxPool2d(2, stride=1))
     assert start_text(plain, task()) != start_text(wide, task())
 

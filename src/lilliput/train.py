@@ -10,6 +10,7 @@ import copy
 import hashlib
 import math
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ class _Job:
     ) -> None:
         self.fit, self.model, self.task, self.teacher = plan, model, task, teacher
         self.seed, self.folder, self.machine = seed, folder, machine
-        self.answers = folder / "answers"
+        self.answers, self.shared = folder / "answers", False
         self.watch: Watch | None = None
 
 
@@ -169,7 +170,8 @@ def fit(
     with tempfile.TemporaryDirectory() as scratch:
         job = _Job(fit, model, task, teacher if fit.distill else None, seed, Path(folder or scratch), machine)
         job.watch = watch
-        job.answers = Path(answers) if answers is not None else job.answers
+        if answers is not None:
+            job.answers, job.shared = Path(answers), True
         if fit.epochs and not _finished(job):
             _launch(job, watch)
         new = copy.deepcopy(model)
@@ -178,6 +180,8 @@ def fit(
             stored = state.read(job.folder / "fit.safetensors")
             new.load_state_dict(stored["model"])
             history = stored["history"]
+        if not job.shared:
+            shutil.rmtree(job.answers, ignore_errors=True)
     return Fitted(new, history)
 
 
@@ -270,15 +274,25 @@ class _Run:
         )  # fmt: skip
         if guest.lesson is not None:
             self._placed(guest.lesson.teacher)
-            if fit.cache_teacher and job.teacher is not None:
-                self.answers = guest.lesson.remember(job.answers / self._asked(job.teacher))
+            if job.teacher is not None and self._keeps:
+                self.answers = guest.lesson.remember(job.answers / self._asked(job.teacher, guest.lesson.sites))
         return guest
 
-    def _asked(self, teacher: nn.Module) -> str:
+    @property
+    def _same(self) -> bool:
+        """Whether an image looks the same in every epoch."""
+        return not self.fit.augment or self.job.task.augment is None
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether what the teacher says is kept: not where nobody would ask again."""
+        return self.fit.cache_teacher and (self._same or self.job.shared)
+
+    def _asked(self, teacher: nn.Module, sites: Sequence[str]) -> str:
         """What the teacher's answers follow from, but for the epoch, as the name of a folder."""
         fit, fabric = self.fit, self.fabric
         how = f"{fit.precision} {fit.batch_size} {fabric.device.type} {fabric.global_rank} of {fabric.world_size}"
-        drawn = f"{fit.augment} {self.job.seed}"
+        drawn = f"{fit.augment} {self.job.seed} {sorted(sites)}"
         return hashlib.sha256(f"{identity(teacher)} {self.job.task.id()} {how} {drawn}".encode()).hexdigest()[:12]
 
     def train_epoch(self, epoch: int) -> None:
@@ -295,8 +309,8 @@ class _Run:
             raise TrainError(
                 f"{job.task.name}: the training split is smaller than one batch of {self.fit.batch_size}; lower `batch_size`"
             )
-        if self.answers is not None:  # without augmentation every epoch sees the same images
-            self.answers.begin(f"{epoch}" if self.fit.augment and job.task.augment is not None else "all")
+        if self.answers is not None:
+            self.answers.begin("all" if self._same else f"{epoch}")
         self.model.train()
         self.seen, self.correct, self.loss, start = 0, 0.0, 0.0, time.perf_counter()
         for step, (x, y) in enumerate(batches):

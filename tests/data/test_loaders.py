@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -59,7 +60,21 @@ def test_a_last_and_smaller_batch_is_not_dropped_and_a_sampler_chooses() -> None
     half = SubsetRandomSampler(range(0, 30, 2))
     task = lp.Task.of_loaders(DataLoader(TRAIN, 8, sampler=half), DataLoader(TEST, 7, drop_last=True), TEST)
     assert len(task.train) == 15 and len(task.test) == len(TEST)
+    batches = DataLoader(TRAIN, batch_sampler=BatchSampler(half, 8, drop_last=True))
+    assert rows(lp.Task.of_loaders(batches, TEST, TEST).train) == rows(task.train)
     assert rows(task.train) == rows(lp.Task((X[::2].numpy(), Y[::2].numpy()), TEST, TEST, normalize="none").train)
+
+
+class Brighter(DataLoader[Any]):
+    """A loader that changes what it gives."""
+
+    def __iter__(self) -> Any:
+        return ((x + 1, y) for x, y in super().__iter__())
+
+
+def test_a_loader_of_ones_own_is_read_as_it_gives() -> None:
+    task = lp.Task.of_loaders(Brighter(TRAIN, 8), TEST, TEST)
+    assert rows(task.train) == rows(lp.Task(((X + 1).numpy(), Y.numpy()), TEST, TEST, normalize="none").train)
 
 
 class Endless(IterableDataset[tuple[Tensor, int]]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +402,20 @@ def test_trainings_of_a_seed_share_what_a_teacher_says_of_augmented_images(tmp_p
         other.net.get_parameter("linear.bias")[0] += 1
     asked(hinton, other)
     assert Counting.seen == epochs, "another teacher says something else"
+
+
+@pytest.mark.parametrize("loss", [distill.Hinton(), distill.Attention(), distill.Review(middle=8)], ids=lambda loss: loss.name)
+def test_killed_between_what_the_teacher_said_and_what_the_student_learned_it_goes_on_bit_equal(
+    loss: distill.Distillation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = replace(loss, taps={"layer?": "net.layer?"}) if isinstance(loss, distill.Feature) else loss
+    plan = Fit(2, batch_size=54, distill=loss, cache_teacher=True)
+    straight = fit(network(), drawn(), plan, teacher=Counting(), answers=tmp_path / "one")
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr("lilliput.train.accuracy", lambda *_, **__: 1 / 0)
+        fit(network(), drawn(), plan, teacher=Counting(), answers=tmp_path / "two", folder=tmp_path / "fit")
+    resumed = fit(network(), drawn(), plan, teacher=Counting(), answers=tmp_path / "two", folder=tmp_path / "fit")
+    assert equal(resumed.model, straight.model)
 
 
 def test_a_teacher_that_cannot_be_remembered_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

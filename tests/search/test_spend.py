@@ -37,6 +37,8 @@ EFFORT = Effort(0.005, families=("channels", "inner channels"))
 class Weights:
     """A clock that charges by the weight, and less for integers: exact, so that the same is always chosen."""
 
+    threads = 1
+
     def __call__(self, model: nn.Module) -> float:
         layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
         price = 0.7 if any(isinstance(m, Mapped) for m in layers) else 1.0

@@ -76,6 +76,14 @@ def test_a_process_that_died_before_its_first_sign_of_life_holds_nothing(tmp_pat
     assert trial is not None
 
 
+def test_the_dead_are_not_kept_alive_by_who_is_restarted_again_and_again(tmp_path: Path) -> None:
+    assert Trials(url(tmp_path), "it", beat=1, grace=2).claim(0, 7) is not None
+    until = time.monotonic() + 30
+    while (trial := Trials(url(tmp_path), "it", beat=1, grace=2).claim(0, 7)) is None and time.monotonic() < until:
+        time.sleep(0.2)
+    assert trial is not None
+
+
 def test_who_lost_a_claim_is_told_so_and_spoils_nothing(tmp_path: Path) -> None:
     slept, other = (Trials(url(tmp_path), "it", beat=1, grace=1) for _ in range(2))
     lost = slept.claim(0, 7)

@@ -8,9 +8,10 @@ import json
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from lilliput.core.record import Record, record
 
@@ -18,15 +19,40 @@ OURS = ("torch", "lilliput")  # whose code goes with their versions
 
 
 def identity(model: nn.Module) -> str:
-    """Text that differs for networks that differ in weights, architecture, edits, layers, their options, or source files.
+    """Text that differs for networks that differ in weights, architecture, edits, layers, their options, or source code.
+
+    Options are plain values and tensors that modules hold, whatever their classes print of them.
 
     Of the source, the files that define the classes of layers, and that of a `file.py:function`; not what those import.
     """
     was = record(model)
     structure = json.dumps(Record(was.architecture, was.edits).to_json(), sort_keys=True)
-    layers = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    layers = re.sub(r" at 0x[0-9a-f]+", "", repr((model, [_options(module) for module in model.modules()])))
     code = hashlib.sha256(layers.encode() + b"".join(path.read_bytes() for path in _sources(model))).hexdigest()
     return f"model={_weights(model)}, structure={structure}, code={code}"
+
+
+def _options(module: nn.Module) -> list[tuple[str, Any]]:
+    """What a module holds beside its state dict: numbers, texts, tensors; and the code of one that was traced."""
+    held = {**vars(module), **{name: module._buffers[name] for name in module._non_persistent_buffers_set}}
+    found = [(name, _plain(value)) for name, value in sorted(held.items()) if name[0] != "_" and name != "training"]
+    code = [("code", module.code)] if isinstance(module, fx.GraphModule) else []
+    return [*((name, value) for name, value in found if value is not None), *code]
+
+
+def _plain(value: Any) -> Any:
+    """A value that prints alike wherever it is alike; nothing for any other."""
+    if isinstance(value, torch.Tensor):
+        return (tuple(value.shape), hashlib.sha256(_bytes(value)).hexdigest())
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, bool | int | float | str) else None
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    if not tensor.numel() or tensor.is_meta:
+        return b""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def file_identity(architecture: str) -> str:
@@ -41,8 +67,7 @@ def _weights(model: nn.Module) -> str:
     content = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         content.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        if tensor.numel():
-            content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        content.update(_bytes(tensor))
     return content.hexdigest()
 
 

@@ -50,18 +50,21 @@ def read_loader(loader: Any, split: str, seed: int) -> Images:
 
 def _once(loader: Any, split: str) -> Any:
     """The images that a loader picks from a data set, a last and smaller batch as well, which a training would drop."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
+    plain = isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
+    if not plain or isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         return loader
-    own = isinstance(loader.batch_sampler, BatchSampler)
-    places = list(loader.sampler) if own else [place for batch in loader.batch_sampler for place in batch]
+    picks = loader.batch_sampler
+    chosen = picks.sampler if type(picks) is BatchSampler else (place for batch in picks for place in batch)
+    places = list(chosen)
     if len(set(places)) < len(places):
-        name = type(loader.sampler if own else loader.batch_sampler).__name__
         raise DataError(
-            f"{split}: the loader's `{name}` gives {len(places):,} images, and {len(set(places)):,} different ones; those that "
-            "come twice may be in two splits. Give the data set itself"
+            f"{split}: the loader's `{type(getattr(picks, 'sampler', picks)).__name__}` gives {len(places):,} images, and "
+            f"{len(set(places)):,} different ones; those that come twice may be in two splits. Give the data set itself"
         )
-    size = loader.batch_size or 64
-    return DataLoader(loader.dataset, size, sampler=places, collate_fn=loader.collate_fn, num_workers=loader.num_workers)
+    return DataLoader(
+        loader.dataset, loader.batch_size or 64, sampler=places, collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers, worker_init_fn=loader.worker_init_fn,
+    )  # fmt: skip
 
 
 def _has_places(dataset: Any) -> bool:

@@ -6,8 +6,7 @@ of a search, the losses of a comparison, the epochs of one training without augm
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,35 +15,35 @@ from torch import Tensor
 from lilliput.core import state
 from lilliput.errors import ConfigError
 
-LIMIT = 4 * 2**30  # bytes of one epoch's answers
+LIMIT = 4 * 2**30  # bytes in a folder
 
 
 class Answers:
     """One teacher's answers in one training: for each epoch and site (a tap, or the outputs) a tensor (images, ...).
 
-    folder  of everything that the answers follow from: teacher, data, seed, precision
-    sites   what a loss needs; without one of them the teacher is asked
+    folder  of everything that the answers follow from: teacher, data, seed, precision, batches, and what is tapped
 
-    `begin` and `end` enclose an epoch. What was heard is written at its end, so that a killed one hears it again.
+    `begin` and `end` enclose an epoch. What was heard is written at its end, so that a killed one hears it again. Epochs that
+    would take the folder over 4 GiB are not kept: they are asked for again.
     """
 
-    def __init__(self, folder: Path, images: int, sites: Sequence[str]) -> None:
-        self.folder, self.images, self.sites = folder, images, tuple(dict.fromkeys(sites))
-        self.epoch: str | None = None
+    def __init__(self, folder: Path, images: int) -> None:
+        self.folder, self.images = folder, images
+        self.path: Path | None = None
         self.said: dict[str, Tensor] = {}
         self.heard = torch.zeros(images, dtype=torch.bool)
         self.more = False
 
     def begin(self, epoch: str) -> None:
         """Take over what is known of an epoch; all epochs that see the same images have one name."""
-        if epoch == self.epoch:
+        path = self.folder / f"{epoch}.safetensors"
+        if path == self.path:
             return
-        self.epoch, self.said, self.more = epoch, {}, False
+        self.path, self.said, self.more = path, {}, False
         self.heard = torch.zeros(self.images, dtype=torch.bool)
-        if all(self._path(site).exists() for site in self.sites):
-            stored = {site: state.read(self._path(site)) for site in self.sites}
-            self.said = {site: each["said"] for site, each in stored.items()}
-            self.heard = torch.stack([each["heard"] for each in stored.values()]).all(0)
+        if path.exists():
+            stored = state.read(path)
+            self.said, self.heard = stored["said"], stored["heard"]
 
     def get(self, places: Tensor) -> dict[str, Tensor] | None:
         """The answers for images at these places of the training split by site; nothing where one of them was not heard."""
@@ -56,10 +55,10 @@ class Answers:
     def put(self, places: Tensor, answers: Mapping[str, Tensor]) -> None:
         """Keep what was just said of the images at these places."""
         places = places.cpu()
-        for site in self.sites:
-            value = answers[site].detach().cpu()
+        for site, answer in answers.items():
+            value = answer.detach().cpu()
             if site not in self.said:
-                self._check(site, value)
+                self._check(value)
                 self.said[site] = value.new_zeros(self.images, *value.shape[1:])
             self.said[site][places] = value
         self.heard[places] = True
@@ -67,16 +66,17 @@ class Answers:
 
     def end(self) -> None:
         """Write what the epoch added."""
-        if self.more:
-            for site, said in self.said.items():
-                state.write(self._path(site), {"said": said, "heard": self.heard})
+        if self.more and self.path is not None:
+            others = sum(file.stat().st_size for file in self.folder.glob("*.safetensors") if file != self.path)
+            if others + self._bytes() <= LIMIT:
+                state.write(self.path, {"said": self.said, "heard": self.heard})
             self.more = False
 
-    def _path(self, site: str) -> Path:
-        return self.folder / f"{self.epoch}_{hashlib.sha256(site.encode()).hexdigest()[:8]}.safetensors"
+    def _bytes(self) -> int:
+        return sum(said.numel() * said.itemsize for said in self.said.values())
 
-    def _check(self, site: str, value: Tensor) -> None:
-        needed = self.images * value[0].numel() * value.itemsize + sum(v.numel() * v.itemsize for v in self.said.values())
+    def _check(self, value: Tensor) -> None:
+        needed = self._bytes() + self.images * value[0].numel() * value.itemsize
         if needed > LIMIT:
             raise ConfigError(
                 f"`cache_teacher` (=true): what the teacher says takes {needed / 2**30:.1f} GiB an epoch, and "

@@ -69,7 +69,8 @@ class Lesson:
         student = Seen(_single(outputs), self.ours.take())
         peer, teacher = self._taught(x, places)
         turn = Turn(student, teacher, targets, hard, self.task.loss, step / max(self.steps, 1), step, places, peer)
-        with torch.autocast(self.device.type, enabled=False):  # losses are differences of like numbers, whoever trains
+        # Losses are differences of numbers that are alike, so they are computed in single precision, whoever trains.
+        with torch.autocast(student.outputs.device.type, enabled=False):
             return self.loss.total(self.part, turn)
 
     def _taught(self, x: Tensor, places: Tensor | None) -> tuple[Tensor | None, Seen]:
@@ -91,7 +92,8 @@ class Lesson:
         if known is None:
             seen = self._frozen(x)
             answers.put(places, {OUTPUTS: seen.outputs, **seen.taps})
-            return seen
+            known = answers.get(places)  # laid out as they will be the next time, so that sums come out the same
+            assert known is not None
         known = {site: said.to(x.device) for site, said in known.items()}
         return Seen(known.pop(OUTPUTS), known)
 
@@ -125,12 +127,13 @@ class Lesson:
     def remember(self, folder: Path) -> Answers:
         """Keep what the teacher says in a folder, and ask it no more for images whose answers are there.
 
-        The folder belongs to this teacher, data, seed and precision. `begin` and `end` of what is returned enclose each epoch.
-        Raises `ConfigError` where the teacher learns; `total` raises it where what is tapped would take more than 4 GiB.
+        The folder belongs to this teacher, data, seed and precision, and to the sites that are tapped. `begin` and `end` of
+        what is returned enclose each epoch. Raises `ConfigError` where the teacher learns; `total` raises it where what is
+        tapped would take more than 4 GiB.
         """
         if self.peer:
             raise ConfigError(f"{self.loss.name}: the teacher learns, too, so what it says cannot be remembered")
-        self.answers = Answers(folder, len(self.task.train), (OUTPUTS, *self.sites))
+        self.answers = Answers(folder, len(self.task.train))
         return self.answers
 
     def state(self) -> dict[str, Any]:

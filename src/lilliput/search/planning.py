@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lilliput.core.method import Method
-from lilliput.errors import LilliputError
+from lilliput.errors import BudgetError, ConfigError, EditError, ExportError, ModelError, TrainError
 from lilliput.measure import profile
 from lilliput.measure.accuracy import accuracy
 from lilliput.recipe import Bench, Recipe, Student, look, run
@@ -21,6 +21,8 @@ from lilliput.search.gentle import MARGIN, file_bytes
 from lilliput.search.remembered import Remembered
 from lilliput.train import Fit, fabric_of
 
+# What says something about a candidate; a full disk or a damaged file does not, and ends the search until it is called again.
+VERDICTS = (BudgetError, ConfigError, EditError, ExportError, ModelError, TrainError)
 TRIES = 4  # measurements a family and finish
 CLOSE = 0.92  # to the budget is near enough
 LEAST = 0.08  # of the network stays; a family that must go below is left out
@@ -66,7 +68,7 @@ class Planner:
         """The network in integers, where that is something to build on here."""
         try:
             found = self._try(Candidate("as it is", (), "int8"))
-        except LilliputError as error:
+        except VERDICTS as error:
             self.dropped["int8"] = str(error)
             return None
         if found.ratio < 1 or self.budget.latency is None:
@@ -110,14 +112,14 @@ class Planner:
                 yield self._told(found)
             else:
                 self._drop(family, end, f"takes {over:.2f} of what the budget allows")
-        except LilliputError as error:
+        except VERDICTS as error:
             self._drop(family, end, str(error))
 
     def _variants(self, family: Family, end: Finish, amounts: tuple[float, ...]) -> Iterator[Candidate]:
         for amount in amounts if family in FAMILIES[:3] else amounts[:1]:
             try:
                 yield self._try(Candidate(f"{family.name} {amount:g}", family.steps(amount), end.name))
-            except LilliputError as error:
+            except VERDICTS as error:
                 self._drop(family, end, str(error))
 
     def _gentlest(self, family: Family, end: Finish) -> Iterator[Candidate]:
@@ -127,7 +129,7 @@ class Planner:
         for _ in range(TRIES):
             try:
                 tried = self._measured(Candidate(family.name, family.steps(round(amount, 3)), end.name))
-            except LilliputError as error:  # this family cannot go so far, or cannot shape this network at all
+            except VERDICTS as error:  # this family cannot go so far, or cannot shape this network at all
                 low, reason, over = amount, str(error), 0.0
             else:
                 over = self._excess(tried)

@@ -28,6 +28,11 @@ class Remembered:
         self.clock, self.path, self.context = clock, path, context
         self.known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
+    @property
+    def threads(self) -> int:
+        """Of an inference."""
+        return self.clock.threads
+
     def keep(self, key: str, find: Callable[[], Any]) -> Any:
         """The JSON value under a key, found now if it is not there."""
         key = f"{self.context} {key}"

@@ -13,9 +13,10 @@ from typing import Any
 from torch import nn
 
 from lilliput.config import Config, from_json
+from lilliput.core.identity import file_identity
 from lilliput.core.perform import bake
 from lilliput.core.record import record
-from lilliput.errors import BudgetError, ConfigError, EditError, ExportError, ModelError, TrainError, UnknownName
+from lilliput.errors import ConfigError, UnknownName
 from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
 from lilliput.recipe import Bake, Bench, Recipe, Student, prefix_id, run, start_text
@@ -24,7 +25,7 @@ from lilliput.search.budget import Budget
 from lilliput.search.candidates import FAMILIES, Candidate, student
 from lilliput.search.gentle import Proposal, file_bytes
 from lilliput.search.halving import Rung, due, rungs
-from lilliput.search.planning import Planner, epoch_seconds
+from lilliput.search.planning import VERDICTS, Planner, epoch_seconds
 from lilliput.search.rate import pack
 from lilliput.search.remembered import Remembered
 from lilliput.search.trials import Outcome, Trials
@@ -36,8 +37,6 @@ TEXT = 256  # bytes for what a file says of the steps after training
 POLL = 1.0  # seconds between two looks at what others do
 KEPT = 64 * 2**20  # bytes an epoch that what the teacher says may take on disk
 LOOKS = 4  # at all validation images, until a candidate that is rounded for the file has been judged
-# What says something about a candidate; a full disk or a damaged file does not, and ends the search until it is called again.
-VERDICTS = (BudgetError, ConfigError, EditError, ExportError, ModelError, TrainError)
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,8 @@ class Search:
     ) -> None:  # fmt: skip
         effort.check()
         self.model, self.bench, self.clock, self.budget, self.effort, self.say = model, bench, clock, budget, effort, say
-        spent = f"{effort.hours} {effort.precision} {bench.seed} {effort.families} {effort.students} {clock.context}"
+        students = [name + file_identity(name) for name in effort.students]
+        spent = f"{effort.hours} {effort.precision} {bench.seed} {effort.families} {students} {clock.threads}"
         key = [start_text(model, bench.task), repr(budget), spent]
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -242,7 +242,7 @@ class Search:
         if budget.max_drop is None or budget.size or budget.latency or budget.memory:
             return right
         lost = 100 * (self.start["accuracy"] - right)
-        return -ratio if lost <= budget.max_drop else -1 - lost
+        return -ratio if self._kept(right) else -1 - lost
 
     def choose(self) -> Proposal:
         """The best that meets the budget, trained or not, and everything else that was tried."""
@@ -293,7 +293,8 @@ class Search:
             else f"{100 * found['accuracy']:.2f} % on validation, {found['bytes']:,} bytes"
         )
         done = self.trials.outcomes(len(ladder))
-        epochs = sum(max(0, r.entrants - len(each)) * r.epochs for r, each in zip(ladder, done, strict=True))
+        wanted = [max(0, r.entrants - len(each)) * r.epochs for r, each in zip(ladder, done, strict=True)]
+        epochs = sum(wanted) if self._due(ladder) else 0  # where all are out, nothing is left to train
         left = f"; about {seconds(epochs * self.plan()['epoch_seconds'])} left" if epochs else ""
         self.say(f"rung {rung + 1} of {len(ladder)}, {candidate.title}: {fate}{left}")
 

@@ -7,6 +7,7 @@ every few seconds, so that the trial of a process that died is free again. Nothi
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -42,7 +43,7 @@ class Trials:
                 storage=self.storage, study_name=name, direction="maximize", load_if_exists=True
             )
         self.number = self.storage.get_study_id_from_name(name)
-        self._seen: set[int] = set()
+        self.grace = grace
 
     @property
     def plan(self) -> dict[str, Any] | None:
@@ -72,10 +73,11 @@ class Trials:
         self._free()
         if (rung, candidate) in self._first():
             return None
-        whose = {"rung": rung, "candidate": candidate}
+        whose = {"rung": rung, "candidate": candidate, "begun": time.time()}
         wish = self.optuna.trial.create_trial(state=self.state.RUNNING, user_attrs=whose)
         mine: int = self.storage.create_new_trial(self.number, wish)
         self.storage.record_heartbeat(mine)
+        self.storage.set_trial_user_attr(mine, "beats", True)
         # Numbers are given one after the other, so whoever adds an equal later sees this one.
         if self._first()[rung, candidate]._trial_id == mine:
             return mine
@@ -102,15 +104,13 @@ class Trials:
     def _free(self) -> None:
         """Give back the claims of processes that died.
 
-        Optuna frees those whose last sign of life is old, and never those without one. So whoever sees a claim for the first
-        time gives the sign in its place: if its process died before it could, the next one is missing as well.
+        Optuna frees those whose last sign of life is old, and never those without one.
         """
         with _quiet():
             self.optuna.storages.fail_stale_trials(self.study)
         for trial in self.study.get_trials(deepcopy=False, states=(self.state.RUNNING,)):
-            if trial._trial_id not in self._seen:
-                self._seen.add(trial._trial_id)
-                self.storage.record_heartbeat(trial._trial_id)
+            if "beats" not in trial.user_attrs and time.time() - trial.user_attrs.get("begun", 0) > self.grace:
+                self._fail(trial._trial_id)
 
     @contextmanager
     def alive(self, trial: int) -> Iterator[None]:

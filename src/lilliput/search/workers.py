@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 
 PARENT = "LILLIPUT_PARENT"  # whose end is that of a worker
+PATIENCE = 10.0  # seconds until a worker that does not stop is stopped
 
 
 @contextmanager
@@ -50,7 +52,10 @@ def cores(beside: int) -> Iterator[None]:
 
 
 def follow_parent(every: float = 2.0) -> None:
-    """In a worker: stop as if interrupted once the process that started it is gone. Nothing where nobody started it."""
+    """In a worker: stop as if interrupted once the process that started it is gone. Nothing where nobody started it.
+
+    A shell without job control starts what is in the background with interrupts ignored, and that is handed on.
+    """
     parent = os.environ.get(PARENT)
     if parent is None:
         return
@@ -59,5 +64,8 @@ def follow_parent(every: float = 2.0) -> None:
         while os.getppid() == int(parent):
             time.sleep(every)
         _thread.interrupt_main()
+        time.sleep(PATIENCE)
+        os._exit(130)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=watch, daemon=True).start()
