@@ -142,7 +142,10 @@ def one(model: nn.Module, key: dict[str, Any], on: lp.Task, whole: float, argume
 
 
 def table(arguments: argparse.Namespace) -> None:
-    """All that was trained in one table, timed against the uncompressed network in one run."""
+    """All that was trained in one table, timed against the uncompressed network in one run.
+
+    Rows of an earlier table whose networks are gone stay as they were measured then, in turns with the same network.
+    """
     rows = [json.loads(path.read_text()) for path in sorted((arguments.kept / "runs").glob("*.json"))]
     same = ("net", "method", "share", "how", "epochs", "images", "lr", "precision")
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -155,6 +158,10 @@ def table(arguments: argparse.Namespace) -> None:
     whole = export(start(arguments.net), example, arguments.kept / f"{arguments.net}.onnx").path
     times = time_files({"whole": whole, **files}, example)
     found = [summary({name: mine[0][name] for name in same}, mine, times) for mine in groups.values()]
+    earlier = arguments.result / f"factor_{arguments.net}.json"
+    if earlier.exists():
+        known = [row for row in json.loads(earlier.read_text())["rows"] if tuple(row[name] for name in same) not in groups]
+        found += known
     result = {"net": arguments.net, "whole_ms": times["whole"].to_json(), "rows": found,
               "hardware": hardware(), "versions": versions()}  # fmt: skip
     arguments.result.mkdir(parents=True, exist_ok=True)

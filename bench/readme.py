@@ -275,6 +275,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/sparsity.md": {"sparse": sparse, "lottery": tables.lottery},
     "docs/integer.md": {"integer": tables.integer, "integer_training": tables.integer_training, "phone": tables.phone},
     "docs/low_bit.md": {"low_bit": tables.low_bit},
+    "docs/factorization.md": {
+        "factor": tables.factor,
+        "factor_speed": tables.factor_speed,
+    },
     "docs/rate.md": {"compact": tables.compact, "smallest": tables.smallest, "codec": tables.codec},
     "docs/benchmarks.md": {"benchmarks": lambda: benchmarks(PAGES)},
     "docs/recipes.md": {"recipes": recipes},
