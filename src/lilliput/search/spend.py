@@ -20,7 +20,6 @@ from lilliput.errors import ConfigError, UnknownName
 from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
 from lilliput.recipe import Bake, Bench, Recipe, Student, prefix_id, run, start_text
-from lilliput.report.amounts import seconds
 from lilliput.search.budget import Budget
 from lilliput.search.candidates import FAMILIES, Candidate, student
 from lilliput.search.gentle import Proposal, file_bytes
@@ -295,8 +294,20 @@ class Search:
         done = self.trials.outcomes(len(ladder))
         wanted = [max(0, r.entrants - len(each)) * r.epochs for r, each in zip(ladder, done, strict=True)]
         epochs = sum(wanted) if self._due(ladder) else 0  # where all are out, nothing is left to train
-        left = f"; about {seconds(epochs * self.plan()['epoch_seconds'])} left" if epochs else ""
+        left = f"; about {_minutes(epochs * self.plan()['epoch_seconds'])} left" if epochs else ""
         self.say(f"rung {rung + 1} of {len(ladder)}, {candidate.title}: {fate}{left}")
+
+
+def _minutes(seconds: float) -> str:
+    """A time as one says it.
+
+    >>> _minutes(50), _minutes(4000)
+    ('50 s', '1 h 7 min')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _fresh(steps: Iterable[Config]) -> bool:
