@@ -18,6 +18,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,14 @@ class LayerShape:
         return " ".join((self.kind, f"{self.inputs}>{self.outputs}", size, *parts, f"g{self.groups}", f"n{self.batch}"))
 
 
+REFERENCE = LayerShape("conv", 64, 64, (28, 28), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1))
+
+
 class ShapeTimes:
     """Milliseconds of layers by their shape. Every shape is measured once for a machine, and kept in `folder`.
 
+    A machine is not always equally fast: it shares its clock and caches with others, or gets warm. So what is kept is in units
+    of `REFERENCE`, measured in the same runs, and comes back in milliseconds by what that takes in this process.
     The file is named after the processor, its instruction sets, ONNX Runtime's version and the threads; one that cannot be
     read is written anew.
     """
@@ -108,10 +114,15 @@ class ShapeTimes:
         self.threads = threads
         seen = hardware()
         self.machine = {k: seen[k] for k in ("cpu", "architecture", "flags")}
-        self.machine |= {"onnxruntime": versions()["onnxruntime"], "threads": threads, "layout": 1}
+        self.machine |= {"onnxruntime": versions()["onnxruntime"], "threads": threads, "layout": 2}
         name = hashlib.sha256(json.dumps(self.machine, sort_keys=True).encode()).hexdigest()[:16]
         self.path = None if folder is None else folder / "layer_times" / f"{name}.json"
         self._times = self._stored()
+
+    @cached_property
+    def reference(self) -> float:
+        """Milliseconds of the reference in this process."""
+        return measure([REFERENCE], self.threads)[0]
 
     def __call__(self, shapes: Sequence[LayerShape]) -> list[float]:
         """Milliseconds of each shape; those not known yet are measured together, a few milliseconds each."""
@@ -119,10 +130,10 @@ class ShapeTimes:
         missing = [shape for key, shape in keys.items() if key not in self._times]
         if missing:
             for chunk in _chunks(missing):
-                found = measure(chunk, self.threads)
-                self._times |= {str(s): ms for s, ms in zip(chunk, found, strict=True)}
+                *found, unit = measure([*chunk, REFERENCE], self.threads)
+                self._times |= {str(s): ms / unit for s, ms in zip(chunk, found, strict=True)}
             self._store()
-        return [self._times[str(shape)] for shape in shapes]
+        return [self._times[str(shape)] * self.reference for shape in shapes]
 
     def _stored(self) -> dict[str, float]:
         if self.path is None or not self.path.is_file():
