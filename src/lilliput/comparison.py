@@ -16,6 +16,7 @@ from lilliput.job import check_fit
 from lilliput.measure import Latency, Ratio, time_exports
 from lilliput.measure.accuracy import Accuracy
 from lilliput.measure.chance import mcnemar
+from lilliput.report import answers
 from lilliput.store import load
 
 RUN, STORED = (".onnx", ".pte"), ".lil"
@@ -80,6 +81,7 @@ def _ready(file: Path, task: Task, place: Path, trust: bool) -> Path:
 
 
 def _beside(file: Path, score: Accuracy, first: Accuracy, latency: Latency, ratio: Ratio) -> Compared:
-    lost, gained = (int(both.sum()) for both in (first.hits & ~score.hits, score.hits & ~first.hits))
+    changed = answers(first.hits, score.hits)
+    lost, gained = changed["lost"], changed["gained"]
     agreement = float((score.answers == first.answers).float().mean())
     return Compared(file, score, agreement, lost, gained, mcnemar(lost, gained), file.stat().st_size, latency, ratio)

@@ -180,7 +180,7 @@ def fit(
             stored = state.read(job.folder / "fit.safetensors")
             new.load_state_dict(stored["model"])
             history = stored["history"]
-        if not job.shared:
+        if fit.cache_teacher and not job.shared:
             shutil.rmtree(job.answers, ignore_errors=True)
     return Fitted(new, history)
 

@@ -190,16 +190,18 @@ def compare(
         low, high = one.accuracy.interval()
         rows.append(
             [
-                str(one.file), f"{100 * one.accuracy.value:.2f} %", f"{100 * low:.1f} to {100 * high:.1f}",
-                f"{100 * one.agreement:.2f} %", f"{one.lost} / {one.gained}", f"{one.chance:.2g}", f"{one.bytes:,}",
-                f"{one.latency.median_ms:.3g} ms", f"{one.ratio.median:.2f}x",
+                str(one.file), f"{100 * one.accuracy.value:.2f} % ({100 * low:.1f} to {100 * high:.1f})",
+                f"{100 * one.agreement:.2f} %", f"{one.lost}, {one.gained}", f"{one.chance:.2g}", f"{one.bytes:,}",
+                f"{one.latency.median_ms:.3g} ms ({one.ratio.median:.2f}x)",
             ]
         )  # fmt: skip
-    head = ["file", "accuracy", "95 % interval", "answers alike", "lost / gained", "p", "bytes", "latency", "of the first"]
-    show(table("", head, rows), [one.to_json() for one in found], json_out)
+    made = table("", ["file", "accuracy", "alike", "lost, gained", "p", "bytes", "latency"], rows)
+    made.columns[0].overflow = "fold"  # a name that is cut short names nothing
+    show(made, [one.to_json() for one in found], json_out)
     if not json_out:
         how = f"{found[0].latency.runtime}, {threads} thread{'s' * (threads > 1)}, {found[0].latency.runs} runs in turns"
-        show(f"All beside the first; p: exact McNemar test. {how}.", None, False)
+        told = "Accuracy with its 95 % interval; answers alike, lost and gained beside the first; p of McNemar's test"
+        show(f"{told}. {how}.", None, False)
 
 
 @app.command(epilog=example_of("show out/digits/model.lil"))
