@@ -65,8 +65,8 @@ def main() -> None:
     """Both parts for each network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="+", default=["resnet18", "vgg16"])
-    parser.add_argument("--targets", type=float, nargs="+", default=[0.5, 0.7])
-    parser.add_argument("--methods", nargs="+", default=["svd", "spatial", "tucker2"])
+    parser.add_argument("--targets", type=float, nargs="*", default=[0.5, 0.7])
+    parser.add_argument("--methods", nargs="*", default=["svd", "spatial", "tucker2"])
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--result", type=Path, default=ROOT / "bench/results/factor_latency.json")
     arguments = parser.parse_args()

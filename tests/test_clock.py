@@ -113,3 +113,11 @@ def test_times_of_layers_are_kept_in_the_cache(tmp_path: Path, monkeypatch: pyte
     assert isinstance(Clock(images(1)), LayerClock)
     with pytest.raises(ConfigError, match="this clock's runtime is `torch`"):
         Clock(images(1), "torch").layers(shapes)
+
+
+def test_layers_inside_a_network_add_up_to_no_more_than_it_takes() -> None:
+    model, clock = dry(tiny()), Clock(images(1))
+    found = clock.inside(model)
+    assert set(found) == {"0", "3"} and 0 < sum(found.values()) <= clock(model) * 1.001
+    with pytest.raises(ConfigError, match="this clock's runtime is `torch`"):
+        Clock(images(1), "torch").inside(model)

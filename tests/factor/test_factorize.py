@@ -128,6 +128,22 @@ def test_a_table_that_promises_too_much_is_not_believed() -> None:
     assert clock(small) <= 0.6 * clock(model)
 
 
+def test_a_table_of_a_slower_hour_changes_nothing() -> None:
+    class Slow(TableClock):
+        """Its table was made when the machine took three times as long."""
+
+        def layers(self, shapes: Sequence[LayerShape]) -> list[float]:
+            return [3 * ms for ms in super().layers(shapes)]
+
+        def inside(self, model: nn.Module) -> dict[str, float]:
+            rows = lp.profile(model, EXAMPLE).layers
+            return {row.name: (row.macs + self.each) / 1e6 for row in rows if row.kind in ("Conv2d", "Linear")}
+
+    model = net()
+    for method in (Factorize(latency=0.6), Factorize(method="tucker2", latency=0.8)):
+        assert method.plan(model, lp.Look(EXAMPLE, clock=Slow())) == method.plan(model, lp.Look(EXAMPLE, clock=TableClock()))
+
+
 def test_a_latency_target_holds_when_it_is_measured_again() -> None:
     class Flattering(TableClock):
         """In whose comparisons a network seems a percent faster than it is, as noise may have it; its table is hopeful."""

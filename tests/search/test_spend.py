@@ -53,6 +53,9 @@ class Weights:
     def layers(self, shapes: Any) -> list[float]:
         return [1.0 for _ in shapes]
 
+    def inside(self, model: nn.Module) -> dict[str, float]:
+        return {}
+
 
 def search(folder: Path, budget: Budget = BUDGET, effort: Effort = EFFORT) -> Search:
     """A search of a few seconds, trained for as long as a plan says that an epoch takes half a second."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -29,6 +30,15 @@ class Layered(Protocol):
 
 
 @runtime_checkable
+class Inside(Protocol):
+    """A clock that also knows what each layer takes where it stands in its network."""
+
+    def inside(self, model: nn.Module) -> dict[str, float]:
+        """Milliseconds by the name of the layer."""
+        ...
+
+
+@runtime_checkable
 class Paired(Protocol):
     """A clock that can time two networks in turns, so that their ratio holds on a machine that drifts."""
 
@@ -47,8 +57,10 @@ def times(
 ) -> list[tuple[float, list[float]]]:
     """Milliseconds of each layer as it is, and of each of its rungs, in the order of the ladders.
 
-    From the clock's table of layers where it has one. Any other clock times the whole network with that one change, and a
-    layer is taken to take what its fastest rung saves.
+    From the clock's table of layers where it has one: the table says how a rung compares with the layer, and the network,
+    where the clock can look inside, what the layer takes there, so that a machine which is faster or slower than when the
+    table was made changes nothing. Any other clock times the whole network with that one change, and a layer is taken to
+    take what its fastest rung saves.
     """
     if isinstance(clock, Layered):
         table = clock.layers
@@ -56,11 +68,23 @@ def times(
                   for site, rungs in ladders]  # fmt: skip
         known = dict(zip(flat := [s for site in shapes for rung in site for s in rung], table(flat), strict=True))
         totals = [[sum(known[s] for s in rung) for rung in site] for site in shapes]
-        return [(own, rungs) for own, *rungs in totals]
+        inside = clock.inside(model) if isinstance(clock, Inside) else {}
+        scales = _scales([site for site, _ in ladders], [own for own, *_ in totals], inside)
+        return [(scale * own, [scale * ms for ms in rungs]) for scale, (own, *rungs) in zip(scales, totals, strict=True)]
     whole = clock(model)
     added = [[clock(outlined(model, edits(site, rung))) - whole for rung in rungs] for site, rungs in ladders]
     owns = [max(0.0, -min(rungs, default=0.0)) for rungs in added]
     return [(own, [own + ms for ms in rungs]) for own, rungs in zip(owns, added, strict=True)]
+
+
+def _scales(here: Sequence[Site], owns: Sequence[float], inside: dict[str, float]) -> list[float]:
+    """What each layer takes in its network for every millisecond of the table; of layers not seen there, as the others."""
+    found = []
+    for site, own in zip(here, owns, strict=True):
+        seen = sum(ms for name, ms in inside.items() if name == site.name or name.startswith(f"{site.name}."))
+        found.append(seen / own if seen and own and len(site.sizes) == 1 else None)  # runs of one layer are named apart
+    usual = statistics.median([scale for scale in found if scale is not None] or [1.0])
+    return [usual if scale is None else scale for scale in found]
 
 
 def outlined(model: nn.Module, planned: Sequence[Edit]) -> nn.Module:

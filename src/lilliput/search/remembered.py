@@ -75,3 +75,8 @@ class Remembered:
         """Milliseconds of single layers, as they were when they were first asked for."""
         key = hashlib.sha256(" ".join(map(str, shapes)).encode()).hexdigest()[:16]
         return [float(ms) for ms in self.keep(f"layers {key}", lambda: self.clock.layers(shapes))]
+
+    def inside(self, model: nn.Module) -> dict[str, float]:
+        """Milliseconds of each layer where it stands in its network."""
+        found = self.keep(f"inside {structure(model)}", lambda: self.clock.inside(model))
+        return {str(name): float(ms) for name, ms in found.items()}
