@@ -277,6 +277,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/low_bit.md": {"low_bit": tables.low_bit},
     "docs/factorization.md": {
         "factor": tables.factor,
+        "factor_latency": tables.factor_latency,
         "factor_speed": tables.factor_speed,
     },
     "docs/rate.md": {"compact": tables.compact, "smallest": tables.smallest, "codec": tables.codec},

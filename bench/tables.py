@@ -162,6 +162,22 @@ def factor_speed() -> str:
     return page(grid(head, rows), layer, [said])
 
 
+def factor_latency() -> str:
+    """Speed at given ranks, foreseen and measured, and latency targets."""
+    result = load("factor_latency")
+    given = [
+        (f"`{net}`", f"`{r['method']}`", f"{r['foreseen_faster']:.2f}x", f"{r['faster']:.2f}x", f"{r['off']:+.0%}")
+        for net, parts in result["nets"].items() for r in parts["given"]
+    ]  # fmt: skip
+    aimed = [
+        (f"`{net}`", f"{r['target']:.2f}x", f"{r['ratio']:.3f}x", f"{r['macs']:.2f}x", str(r["factorized"]))
+        for net, parts in result["nets"].items() for r in parts["aimed"]
+    ]  # fmt: skip
+    said = f"Random weights, {result['size']}x{result['size']} pixels, ONNX Runtime, one thread, in turns. {machine(result)}"
+    targets = grid(("network", "latency asked for", "measured", "multiply-adds", "layers factorized"), aimed)
+    return page(grid(("network", "a quarter of the ranks", "faster, foreseen", "measured", "off"), given), targets, [said])
+
+
 def lottery() -> str:
     """Winning tickets beside random and reinitialised ones."""
     result = load("sparse")

@@ -16,7 +16,7 @@ FLOORS = [
     ["core", "zoo"],
     ["measure", "kernels", "data"],
     ["factor", "prune", "quant", "distill"],
-    ["guest", "batchnorm"],
+    ["guest", "batchnorm", "supernet"],
     ["train", "lightning", "logs", "trackers", "store", "export"],
     ["clock", "evaluate", "opening"],
     ["recipe"],

@@ -53,7 +53,7 @@ class Guest:
     ) -> None:
         _check(steps, callbacks, distill, teacher)
         self.model, self.steps, self.callbacks, self.seed = model, steps, tuple(callbacks), seed
-        self.step = 0
+        self.step, self.autocast = 0, autocast
         self.lesson: Lesson | None = None
         self._active: list[Active] | None = None
         self._joined: list[Any] = []
@@ -77,6 +77,8 @@ class Guest:
         """The callbacks at work; they look at the model when this is first called, at the latest by the first `loss`."""
         if self._active is None:
             self._active = [callback.begin(self.model, self.steps, self.seed) for callback in self.callbacks]
+            for active in self._active:
+                active.autocast = self.autocast
         return self._active
 
     def loss(self, x: Tensor, outputs: Any, targets: Tensor, loss: Tensor, places: Tensor | None = None) -> Tensor:

@@ -32,6 +32,7 @@ from lilliput.errors import ConfigError, FormatError, ModelError, at
 from lilliput.opening import open_model
 from lilliput.prune.lottery import Rewind
 from lilliput.store import rebuild
+from lilliput.supernet import Slim
 from lilliput.train import BatchNorm, Event, Fit, Machine, Watch, fit, reestimate
 from lilliput.zoo.resized import inherit
 
@@ -78,8 +79,8 @@ class Student(Config):
         return made
 
 
-Step = Method | Fit | BatchNorm | Bake | Rewind | Student
-STEPS = (Method, Fit, BatchNorm, Bake, Rewind, Student)
+Step = Method | Fit | BatchNorm | Bake | Rewind | Student | Slim
+STEPS = (Method, Fit, BatchNorm, Bake, Rewind, Student, Slim)
 
 
 @config("recipe")
@@ -103,7 +104,7 @@ class Recipe(Config):
         """Raise `ConfigError` for a step that is none, or has options that can never work."""
         for number, step in enumerate(self.steps, 1):
             if not isinstance(step, STEPS):
-                raise ConfigError(f"step {number} (={step!r}) is no method, fit, batchnorm, bake, rewind or student")
+                raise ConfigError(f"step {number} (={step!r}) is no method, fit, batchnorm, bake, rewind, student or slim")
             with at(f"step {number}, {step.name}"):
                 step.check()
                 if isinstance(step, Rewind) and step.to >= number:
@@ -294,6 +295,8 @@ def _do(
         return bake(before), []
     if isinstance(step, Student):
         return step(start, bench.task.example(), bench.seed), []
+    if isinstance(step, Slim):
+        return step(before), []
     if isinstance(step, Rewind):
         return step(before, past[step.to], bench.seed), []
     return step(before, look(bench)), []

@@ -19,12 +19,13 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from small import network, task
 
+from lilliput import zoo
 from lilliput.core.layers import Mapped
 from lilliput.errors import ConfigError, UnknownName
 from lilliput.measure import Latency
 from lilliput.recipe import Bench, Student, run
 from lilliput.search import Budget, Effort, Proposal, Remembered, Search
-from lilliput.search.candidates import FAMILIES
+from lilliput.search.candidates import FAMILIES, widths
 from lilliput.search.gentle import MARGIN, file_bytes
 from lilliput.search.halving import Rung
 from lilliput.train import Fit
@@ -205,3 +206,19 @@ def test_students_of_other_architectures_compete(tmp_path: Path) -> None:
     assert {r.name for r in rows} == {f"student {small}", f"student {small}, int8"} and found.reachable
     best = next(r for r in rows if r.chosen)
     assert best.steps[0] == Student(small) and best.epochs > 0
+
+
+def test_the_widths_of_a_supernet_share_its_training(tmp_path: Path) -> None:
+    name = "slimmable_resnet20:channels=1,classes=3,widths=0.125/0.25"
+    made = search(tmp_path, Budget.read(latency="0.5x"), Effort(0.005, families=(), students=(name,)))
+    found = made.go()
+    rows: list[Any] = [r for r in found.tried if r.name.startswith("student")]  # type: ignore[attr-defined]
+    assert {r.name.split(",widths=0.125/0.25")[1].split(",")[0] for r in rows} == {" at 0.125", " at 0.25"}
+    assert found.reachable and found.recipe.steps[0] == Student(name)
+    together = [p for p in (tmp_path / "store").rglob("stage.json") if "widths" in json.loads(p.read_text())["step"]]
+    assert len(together) == 1, "one training of all widths, whichever is taken"
+
+
+def test_a_trained_supernet_offers_its_widths(tmp_path: Path) -> None:
+    model = zoo.create("slimmable_resnet20", channels=1, classes=3, widths="0.125/0.25").eval()
+    assert [f.name for f in widths(model)] == ["width 0.125"] and widths(network()) == []

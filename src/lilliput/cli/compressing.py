@@ -161,13 +161,21 @@ def search(
 ) -> None:
     """Search over architectures that learn from MODEL, and over ways to compress it, for what a budget allows."""
     students = [*(student or ()), *variants(model, vary or [])]
-    if not students:
+    if not students and not is_slimmable(model, trust):
         raise UsageError("say which architectures: `--vary width=0.5,0.75` or `--student NAME`; without any it is `compress`")
     compress(
         model, data, out, weights, size=size, latency=latency, memory=memory, max_drop=max_drop, hours=hours, family=family,
         student=students, workers=workers, storage=storage, join=join, precision=precision, pretrain=pretrain,
         threads=threads, seed=seed, trust=trust, json_out=json_out,
     )  # fmt: skip
+
+
+def is_slimmable(model: str, trust: bool) -> bool:
+    """Whether a network holds several, which are what is searched."""
+    from lilliput.opening import open_model
+    from lilliput.zoo.slimmable import Slimmable
+
+    return isinstance(open_model(model, trust=trust), Slimmable)
 
 
 def variants(model: str, vary: list[str]) -> list[str]:

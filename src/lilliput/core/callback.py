@@ -6,6 +6,8 @@ their own calls the same four moments.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +16,12 @@ from lilliput.config import Config
 
 
 class Active:
-    """A callback in one training: holds the model, and does nothing at any moment unless a subclass says so."""
+    """A callback in one training: holds the model, and does nothing at any moment unless a subclass says so.
+
+    `autocast` is the precision of the training's forwards, for one that runs the model again.
+    """
+
+    autocast: Callable[[], AbstractContextManager[Any]] = staticmethod(nullcontext)
 
     def loss(self, x: Tensor, outputs: Tensor, targets: Tensor) -> Tensor | None:
         """A scalar to add to the loss of the batch; none adds nothing."""

@@ -6,16 +6,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import nn
+
 from lilliput.config import Config, from_json
 from lilliput.core.method import Method
 from lilliput.distill import Hinton
 from lilliput.factor import Factorize
+from lilliput.opening import open_model
 from lilliput.prune import Channels, Layers, Weights
 from lilliput.prune.gradual import Gradual
 from lilliput.quant import Quantize
 from lilliput.quant.rate_penalty import RatePenalty
 from lilliput.recipe import Student
+from lilliput.supernet import Slim, Widths
 from lilliput.train import BatchNorm, Fit
+from lilliput.zoo.slimmable import Slimmable
 
 NARROWINGS = 20  # of the masks in the first rung
 BITS_A_WEIGHT = 6.0  # that is not zero takes about so many in a file, its place included
@@ -59,9 +64,18 @@ FAMILIES = (
 )  # fmt: skip
 
 
-def student(architecture: str) -> Family:
-    """Another network that learns from the given one; there is one amount of it."""
-    return Family(f"student {architecture}", lambda a: (Student(architecture),), fixed=True)
+def students(architecture: str) -> list[Family]:
+    """Another network that learns from the given one, or every width of it where it is slimmable; each has one amount."""
+    made, step, name = open_model(architecture), Student(architecture), f"student {architecture}"
+    if isinstance(made, Slimmable):
+        return [Family(f"{name} at {w:g}", lambda a, w=w: (step, Slim(w)), fixed=True) for w in made.widths]
+    return [Family(name, lambda a: (step,), fixed=True)]
+
+
+def widths(model: nn.Module) -> list[Family]:
+    """What a trained slimmable network holds: all of its widths but the widest."""
+    found = model.widths[:-1] if isinstance(model, Slimmable) else ()
+    return [Family(f"width {w:g}", lambda a, w=w: (Slim(w),), fixed=True) for w in found]
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,19 @@ class Candidate:
         every = max(1, epochs[0] * batches // NARROWINGS)
         trained = [self._fit(fit, n, every if k == 0 else 0) for k, n in enumerate(epochs)]
         masks = (Weights(rate=0.0),) if self.zeros else ()
-        return (*self.shape, *masks, *trained)
+        return (*self._shaped(fit, epochs[0]), *masks, *trained)
+
+    @property
+    def supernet(self) -> bool:
+        """Whether it is a part of a network that is trained first, once for all of its widths."""
+        return isinstance(self.shape[0], Student) and any(isinstance(s, Slim) for s in self.shape) if self.shape else False
+
+    def _shaped(self, fit: Fit, epochs: int) -> tuple[Config, ...]:
+        """The shape, with the training of the supernet that it is taken from, for as long as the first rung."""
+        if not self.supernet:
+            return self.shape
+        together = replace(fit, epochs=epochs, distill=fit.distill or Hinton(), callbacks=(*fit.callbacks, Widths()))
+        return (self.shape[0], together, *self.shape[1:])
 
     def _fit(self, fit: Fit, epochs: int, every: int) -> Fit:
         callbacks = fit.callbacks

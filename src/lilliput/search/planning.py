@@ -19,6 +19,7 @@ from lilliput.search.budget import Budget
 from lilliput.search.candidates import FAMILIES, FLOAT, INT8, RATE, RATE_INT8, Candidate, Family, Finish, distinct, zeros_for
 from lilliput.search.gentle import MARGIN, file_bytes
 from lilliput.search.remembered import Remembered
+from lilliput.supernet import Slim
 from lilliput.train import Fit, fabric_of
 
 # What says something about a candidate; a full disk or a damaged file does not, and ends the search until it is called again.
@@ -180,6 +181,8 @@ class Planner:
         for step in candidate.shape:
             if isinstance(step, Student):
                 small = step(self.model, self.look.example, self.look.seed)
+            elif isinstance(step, Slim):
+                small = step(small)
             elif isinstance(step, Method):
                 small = step(small, self.look)
         return small
@@ -195,7 +198,7 @@ class Planner:
         small = run(self.model, Recipe(candidate.shape), self.bench).model  # from here on whoever trains it finds it done
         small = self._ended(small, candidate.end)
         found = replace(candidate, accuracy=accuracy(small, self.task.batches("val", 250), self.task.metric).value)
-        how = ", ".join(s.text() for s in found.shape if isinstance(s, Method | Student)) or "nothing removed"
+        how = ", ".join(s.text() for s in found.shape if isinstance(s, Method | Student | Slim)) or "nothing removed"
         self.say(
             f"{found.title}: {how}: "
             f"{found.ratio:.2f}x latency, {found.bytes / 1000:,.0f} kB, {100 * (found.accuracy or 0):.1f} % on validation"

@@ -21,7 +21,7 @@ from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
 from lilliput.recipe import Bake, Bench, Recipe, Student, prefix_id, run, start_text
 from lilliput.search.budget import Budget
-from lilliput.search.candidates import FAMILIES, Candidate, student
+from lilliput.search.candidates import FAMILIES, Candidate, students, widths
 from lilliput.search.gentle import Proposal, file_bytes
 from lilliput.search.halving import Rung, due, rungs
 from lilliput.search.planning import VERDICTS, Planner, epoch_seconds
@@ -109,8 +109,8 @@ class Search:
     ) -> None:  # fmt: skip
         effort.check()
         self.model, self.bench, self.clock, self.budget, self.effort, self.say = model, bench, clock, budget, effort, say
-        students = [name + file_identity(name) for name in effort.students]
-        spent = f"{effort.hours} {effort.precision} {bench.seed} {effort.families} {students} {clock.threads}"
+        others = [name + file_identity(name) for name in effort.students]
+        spent = f"{effort.hours} {effort.precision} {bench.seed} {effort.families} {others} {clock.threads}"
         key = [start_text(model, bench.task), repr(budget), spent]
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -120,7 +120,7 @@ class Search:
         kept = images * outputs <= KEPT  # all candidates of an epoch see the same images, and have the same teacher
         self.fit = Fit(precision=effort.precision, batch_size=min(128, images), cache_teacher=kept)
         shapes = [f for f in FAMILIES if effort.families is None or f.name in effort.families]
-        self.families = (*shapes, *(student(name) for name in effort.students))
+        self.families = (*shapes, *widths(model), *(each for name in effort.students for each in students(name)))
 
     def go(self) -> Proposal:
         """Plan, train with as many processes as are asked for, choose."""
@@ -158,7 +158,7 @@ class Search:
             epoch = self.clock.keep(f"epoch {self.effort.precision}", lambda: epoch_seconds(
                 copy.deepcopy(self.model), self.bench, self.fit))  # fmt: skip
             left = 3600 * self.effort.hours - self.clock.keep(f"planning {self.trials.name}", spent)
-        ladder = rungs(len(planned.candidates), left, epoch, self._judging(epoch))
+        ladder = self._ladder(planned.candidates, left, epoch)
         plan = {
             "candidates": [c.to_json() for c in planned.candidates], "whole": [c.to_json() for c in planned.whole],
             "dropped": planned.dropped, "rungs": [asdict(r) for r in ladder], "epoch_seconds": epoch,
@@ -166,6 +166,14 @@ class Search:
         self.trials.plan = plan
         self.say(_told(ladder, epoch, len(planned.candidates)))
         return plan
+
+    def _ladder(self, candidates: list[Candidate], seconds: float, epoch: float) -> list[Rung]:
+        """The rungs; what the training of supernets takes, about as much as of one more candidate each, is set aside."""
+        found = rungs(len(candidates), seconds, epoch, self._judging(epoch))
+        supernets = {c.shape[0] for c in candidates if c.supernet}
+        if not found or not supernets:
+            return found
+        return rungs(len(candidates), seconds - len(supernets) * found[0].epochs * epoch, epoch, self._judging(epoch))
 
     def _judging(self, epoch: float) -> float:
         """About how long it takes to see what a trained candidate is worth: a forward is a quarter of a training's work."""
