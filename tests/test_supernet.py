@@ -88,14 +88,6 @@ def test_what_cannot_be_is_refused(do: object, words: str) -> None:
         do()  # type: ignore[operator]
 
 
-def test_a_changed_supernet_is_not_taken_apart() -> None:
-    model = lp.prune.Weights(rate=0.5)(supernet(), lp.Look(torch.zeros(1, 1, 8, 8)))
-    if not lp.edits(model):
-        pytest.skip("no method changes a slimmable network")
-    with pytest.raises(ModelError, match="comes first"):
-        Slim(0.25)(model)
-
-
 def test_callbacks_run_the_model_in_the_precision_of_the_training() -> None:
     seen: list[torch.dtype] = []
     model = supernet()

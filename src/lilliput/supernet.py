@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from lilliput.config import Config, config
 from lilliput.core.callback import Active, Callback
-from lilliput.core.record import edits
 from lilliput.distill.response import divergence
 from lilliput.errors import ConfigError, ModelError
 from lilliput.zoo.slimmable import Slimmable
@@ -64,8 +63,7 @@ class Slim(Config):
 
     width   one of the widths of the slimmable network
 
-    Raises `ConfigError` for a width that it does not have, and `ModelError` for a network that is not slimmable, or was
-    changed already: what its layers became does not go along.
+    Raises `ConfigError` for a width that it does not have, and `ModelError` for a network that is not slimmable.
     """
 
     width: float = 1.0
@@ -80,6 +78,4 @@ class Slim(Config):
         self.check()
         if not isinstance(model, Slimmable):
             raise ModelError(f"`slim` takes a width out of a slimmable network, and this is a `{type(model).__name__}`")
-        if changed := edits(model):
-            raise ModelError(f"`slim` comes first: this network was changed by {len(changed)} edits that would be lost")
         return model.slim(self.width)

@@ -68,14 +68,19 @@ def students(architecture: str) -> list[Family]:
     """Another network that learns from the given one, or every width of it where it is slimmable; each has one amount."""
     made, step, name = open_model(architecture), Student(architecture), f"student {architecture}"
     if isinstance(made, Slimmable):
-        return [Family(f"{name} at {w:g}", lambda a, w=w: (step, Slim(w)), fixed=True) for w in made.widths]
-    return [Family(name, lambda a: (step,), fixed=True)]
+        return [_only(f"{name} at {w:g}", step, Slim(w)) for w in made.widths]
+    return [_only(name, step)]
 
 
 def widths(model: nn.Module) -> list[Family]:
     """What a trained slimmable network holds: all of its widths but the widest."""
     found = model.widths[:-1] if isinstance(model, Slimmable) else ()
-    return [Family(f"width {w:g}", lambda a, w=w: (Slim(w),), fixed=True) for w in found]
+    return [_only(f"width {w:g}", Slim(w)) for w in found]
+
+
+def _only(name: str, *steps: Config) -> Family:
+    """A family of one amount."""
+    return Family(name, lambda amount: steps, fixed=True)
 
 
 @dataclass(frozen=True)
