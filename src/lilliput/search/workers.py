@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import subprocess
@@ -38,6 +37,17 @@ def helpers(command: tuple[str, ...], workers: int, folder: Path, say: Callable[
     finally:
         for process, _ in started:
             process.terminate()
+        for process, _ in started:
+            _ended(process)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process that was asked to end, and do not ask for ever."""
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @contextmanager
@@ -60,12 +70,12 @@ def follow_parent(every: float = 2.0) -> None:
     if parent is None:
         return
 
-    def watch() -> None:
+    def watch(main: int) -> None:
         while os.getppid() == int(parent):
             time.sleep(every)
-        _thread.interrupt_main()
+        signal.pthread_kill(main, signal.SIGINT)  # a real one, which ends waiting as well
         time.sleep(PATIENCE)
         os._exit(130)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, args=(threading.main_thread().ident,), daemon=True).start()
