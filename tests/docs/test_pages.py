@@ -109,3 +109,11 @@ def test_a_page_of_a_family_has_all_its_parts(family: str) -> None:
     text = page.read_text()
     assert "## When it helps" in text and "## Exercise" in text and ".svg)" in text
     assert ">>> " in text or any(e.kind == "python" and not e.skip for e in examples(page))
+
+
+def test_a_search_of_hours_is_run_for_seconds_with_one_family() -> None:
+    said = ["compress", "resnet20", "--hours", "1.5", "--out", "out/a"]
+    assert docs_check.shortened(said) == ["compress", "resnet20", "--hours", docs_check.SECONDS, "--out", "out/a", "--family",
+                                          "inner channels"]  # fmt: skip
+    assert docs_check.shortened([*said, "--family", "blocks"])[-2:] == ["--family", "blocks"]
+    assert docs_check.shortened(["inspect", "resnet20"]) == ["inspect", "resnet20"]
