@@ -53,6 +53,8 @@ class Way:
 BEST = {"method": ("svd", "spatial", "tucker2")}
 MIXES = {
     "best of svd, spatial, tucker2": Way(BEST),
+    "best of three, shared by the loss": Way({**BEST, "worth": "loss"}),
+    "spatial, shared by the loss": Way({"method": "spatial", "worth": "loss"}),
     "best of three, in two stages": Way(BEST, parts=2),
     "best of three, taught by resnet56": Way(BEST, teacher="resnet56"),
     "group, 4 with shuffle": Way({"method": "group", "options": {"groups": 4, "shuffle": True}}),

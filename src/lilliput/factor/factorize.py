@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from lilliput.core.method import Look, Method
 from lilliput.errors import BudgetError, ConfigError, EditError, ModelError, UnknownName, at
 from lilliput.factor.budget import Choice, allocations, floor
 from lilliput.factor.chain import NOT_FINITE, Chain, finite, forms, kernel
+from lilliput.factor.felt import felt, lost
 from lilliput.factor.moments import absorb_whitened, moments, root, whitened
 from lilliput.factor.ranks import FULL, VBMF, Offer, Rung
 from lilliput.factor.reconstruct import reconstruct
@@ -43,11 +44,13 @@ class Factorize(Method):
     macs, params, latency   what the whole network may cost, as a share of what it costs now; ranks minimise what is lost in
                  all layers together, and only rungs that are cheaper (faster) are taken. latency needs a clock
     allocate     how a budget is shared: sum (least sum of squared relative errors), max (least largest error), uniform
+    worth        what counts as lost in a budget: error (the share of a layer's energy, alike in all layers), or loss (more in
+                 layers whose error the loss feels more, by one pass back on data, and without end where all of a layer goes)
     multiple     ranks are rounded to multiples of this, which is what blocked kernels run fast on
     strength     of vbmf: 1 goes to its ranks, 0.5 half of the way from the largest
     whiten       decompose W·L with E[x·xᵀ] = L·Lᵀ, so that errors are those of activations
     reconstruct  none, linear or relu: refit the numbers on data, layer after layer (factor/reconstruct)
-    images       how many images whiten and reconstruct look at
+    images       how many images whiten, reconstruct and worth look at
     skip         patterns of layers that stay as they are
     A layer whose chain would cost no fewer multiply-adds stays; `explain` says which and why.
     """
@@ -63,6 +66,7 @@ class Factorize(Method):
     latency: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
     allocate: str = "sum"
+    worth: str = "error"
     multiple: int = 1
     strength: float = 1.0
     whiten: bool = False
@@ -93,6 +97,7 @@ class Factorize(Method):
         self._check_ranks()
         for option, value, known in (
             ("allocate", self.allocate, tuple(allocations)), ("reconstruct", self.reconstruct, ("none", "linear", "relu")),
+            ("worth", self.worth, ("error", "loss")),
         ):  # fmt: skip
             if value not in known:
                 raise ConfigError(f"`{option}` (={value}) is one of {', '.join(known)}")
@@ -232,12 +237,20 @@ class Factorize(Method):
     ) -> list[tuple[Site, Rung]]:
         """The ranks of least loss within a budget for the whole network."""
         ladders = [(site, [r for offer in able for r in offer.ladder() if r.macs < site.macs]) for site, able in offers]
+        if self.worth == "loss":
+            ladders = self._felt(model, ladders, look)
         if rule == "latency":
             return self._in_time(model, ladders, look, stays)
         whole = getattr(profile(model, look.example[:1]), rule)
         costs = [(getattr(site, rule), [getattr(rung, rule) for rung in rungs]) for site, rungs in ladders]
         asked = getattr(self, rule)
         return self._choose(ladders, costs, (asked - 1) * whole, f"`{rule}` (={asked})", whole, stays)
+
+    def _felt(self, model: nn.Module, ladders: list[tuple[Site, list[Rung]]], look: Look) -> list[tuple[Site, list[Rung]]]:
+        """Rungs that lose what the loss feels of it."""
+        images, loss = look.need_batches("`worth` (=loss)", self.images), look.need_loss("`worth` (=loss)")
+        feels = felt(model, [site for site, _ in ladders], images, loss, look.seed)
+        return [(site, [replace(r, error=feels[site.name] * lost(r.error)) for r in rungs]) for site, rungs in ladders]
 
     def _in_time(
         self, model: nn.Module, ladders: list[tuple[Site, list[Rung]]], look: Look, stays: dict[str, str]
