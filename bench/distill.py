@@ -87,10 +87,11 @@ VALUED = "on the validation and the test split together"
 
 LITTLE = 0.03
 LITTLE_NET = "resnet8:channels=1"
+FULL = Fit(epochs=4, batch_size=128, lr=0.1)
 LITTLE_FITS: dict[str, Fit] = {
-    "hard labels": Fit(epochs=60, batch_size=64, lr=0.05),
-    "soft targets": Fit(epochs=60, batch_size=64, lr=0.05, distill=distill.Hinton(temperature=2.0, alpha=0.9)),
-    "soft targets, no labels": Fit(epochs=60, batch_size=64, lr=0.05, distill=distill.Hinton(temperature=2.0, alpha=1.0)),
+    "hard labels": Fit(epochs=40, batch_size=64, lr=0.05),
+    "soft targets": Fit(epochs=40, batch_size=64, lr=0.05, distill=distill.Hinton(temperature=2.0, alpha=0.9)),
+    "soft targets, no labels": Fit(epochs=40, batch_size=64, lr=0.05, distill=distill.Hinton(temperature=2.0, alpha=1.0)),
 }
 
 AFTER: dict[str, tuple[Method, float]] = {
@@ -206,14 +207,13 @@ def little(asked: argparse.Namespace) -> None:
     """A teacher of all images, and three ways to learn from 3 % of them. All see what the teacher's normalisation gives."""
     whole, folder = open_task("fashion-mnist"), KEPT / "little"
     for seed in asked.seeds:
-        full = Fit(epochs=5, batch_size=128, lr=0.1)
         weights = folder / f"teacher_{seed}.lil"
 
-        def teach(begun: Path, seed: int = seed, full: Fit = full, weights: Path = weights) -> dict[str, Any]:
-            done = fit(open_model(LITTLE_NET, seed=seed), whole, full, seed=seed, folder=begun)
+        def teach(begun: Path, seed: int = seed, weights: Path = weights) -> dict[str, Any]:
+            done = fit(open_model(LITTLE_NET, seed=seed), whole, FULL, seed=seed, folder=begun)
             weights.parent.mkdir(parents=True, exist_ok=True)
             lp.save(done.model, weights)
-            return row("all images, hard labels", seed, done, whole, fit=full.text(), images=len(whole.train))
+            return row("all images, hard labels", seed, done, whole, fit=FULL.text(), images=len(whole.train))
 
         once(folder / f"teacher_{seed}.json", teach)
         if not weights.exists():  # another process is at it
@@ -235,7 +235,7 @@ def little(asked: argparse.Namespace) -> None:
 
 def after(asked: argparse.Namespace) -> None:
     """Each compression, then plain fine-tuning or learning from the network as it was."""
-    data, start = cifar(asked.images // 2), trained("resnet20")
+    data, start = cifar(asked.images), trained("resnet20")
     epochs = max(1, asked.epochs // 2)
     for seed in asked.seeds:
         for name, (method, lr) in AFTER.items():
@@ -257,7 +257,7 @@ def after(asked: argparse.Namespace) -> None:
 
 def after_at(asked: argparse.Namespace) -> Path:
     """Where the runs of these settings lie."""
-    return KEPT / f"after_{asked.images // 2}_{max(1, asked.epochs // 2)}_{asked.precision}"
+    return KEPT / f"after_{asked.images}_{max(1, asked.epochs // 2)}_{asked.precision}"
 
 
 def overhead(asked: argparse.Namespace) -> None:
@@ -320,12 +320,11 @@ def table(asked: argparse.Namespace) -> None:
         plans = {"; ".join(plan.text() for plan in trainings(name, asked)) for name in LOSSES}
         runs = gathered(losses_at(asked) / student, plans)
         result["losses"]["students"][student] = summary(runs, f"{student}, none")
-    full = Fit(epochs=5, batch_size=128, lr=0.1)
-    runs = gathered(KEPT / "little", {plan.text() for plan in (full, *LITTLE_FITS.values())})
+    runs = gathered(KEPT / "little", {plan.text() for plan in (FULL, *LITTLE_FITS.values())})
     few = f"Fashion-MNIST, {LITTLE:.0%} of the training images; {VALUED}"
     result["little"] = {"data": few, "rows": summary(runs, "hard labels"), "recovered": recovered(runs)}
     runs = gathered(after_at(asked))
-    shorter = f"CIFAR-10, {asked.images // 2:,} training images, {max(1, asked.epochs // 2)} epochs, ResNet-20; {VALUED}"
+    shorter = f"CIFAR-10, {asked.images:,} training images, {max(1, asked.epochs // 2)} epochs, ResNet-20; {VALUED}"
     result["after"] = {"data": shorter, "rows": [pair for name in AFTER for pair in compared(runs, name)]}  # fmt: skip
     if (KEPT / "overhead.json").exists():
         result["overhead"] = json.loads((KEPT / "overhead.json").read_text())
