@@ -154,3 +154,22 @@ def test_without_lightning_the_error_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setattr(lightning, "LIBRARIES", ("no_such_library.pytorch",))
     with pytest.raises(UsageError, match="pip install lightning"):
         lightning.guest("net")
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=["masks and a penalty", "hints"])
+def test_a_fit_that_broke_off_leaves_the_module_as_it_was(pl: Any, plan: dict[str, Any], tmp_path: Path) -> None:
+    def breaks(self: Any, batch: Any, index: int) -> Tensor:
+        if index == 1:
+            raise OSError("the disk is full")
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    mine = module(pl, training_step=breaks)
+    before = {name: type(each) for name, each in mine.named_modules()}
+    with pytest.raises(OSError, match="full"):
+        trainer(pl, lightning.guest("net", **taught(plan)), tmp_path).fit(mine, loading())
+    assert {name: type(each) for name, each in mine.named_modules()} == before and "training_step" not in vars(mine)
+    assert not any(each._forward_hooks or each._forward_pre_hooks for each in mine.modules())
+    type(mine).training_step = lambda self, batch, index: nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+    mine.net.load_state_dict(student().state_dict())
+    trainer(pl, lightning.guest("net", **taught(plan)), tmp_path).fit(mine, loading())
+    assert equal(mine.net, plain(plan))
