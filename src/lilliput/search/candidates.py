@@ -59,7 +59,7 @@ FAMILIES = (
     Family("channels refitted", lambda a: (
         Channels(macs=a, criterion="hessian", allocate="global", per="macs", compensate=True), BatchNorm())),
     Family("factors", lambda a: (
-        Factorize(method=("svd", "spatial", "tucker2"), macs=a, whiten=True, images=256), BatchNorm())),
+        Factorize(method=("svd", "spatial", "tucker2"), macs=a, worth="loss", whiten=True, images=256), BatchNorm())),
     Family("blocks", lambda a: (Layers(macs=a, criterion="kl", images=64), BatchNorm())),
 )  # fmt: skip
 
