@@ -1,12 +1,13 @@
 """What a teacher is worth: every loss on one task, soft targets on 3 % of the data, recovery after compression, overhead.
 
-    python bench/distill.py losses [NAME...]   CIFAR-10, ResNet-56 teaches ResNet-20 and one that is 4x thinner
+    python bench/distill.py losses [NAME...]   CIFAR-10, ResNet-56 teaches a ResNet-20 that is 4x thinner, from scratch;
+                                               --students full: ResNet-20 from its weights, for a third of the epochs
     python bench/distill.py little             Fashion-MNIST, 3 % of the images (Hinton et al. 2015, section 4.1)
     python bench/distill.py after              recovery after pruning at 2.6x, 3-bit weights and factorization at 2x
     python bench/distill.py overhead           seconds of a Fit with and without a teacher; run it alone on the machine
     python bench/distill.py table              writes bench/results/distill.json from what is there
 
-    --seeds 0,1,2  --epochs 6  --images 20000  --students thin,full  --precision bf16-mixed  --from-weights
+    --seeds 0,1,2  --epochs 6  --images 20000  --students thin,full  --precision bf16-mixed
 
 Every run is a file in out/distill/<settings>; what is there is not done again, a run that was stopped goes on from its last
 epoch, and several processes share the list. Within a part all runs see the same images in the same order for the same epochs,
@@ -144,11 +145,12 @@ def row(name: str, seed: int, done: Any, data: lp.Task, **more: Any) -> dict[str
             "seconds": round(sum(e["seconds"] for e in done.history), 1), **more}  # fmt: skip
 
 
-def trainings(name: str, asked: argparse.Namespace) -> list[Fit]:
+def trainings(name: str, student: str, asked: argparse.Namespace) -> list[Fit]:
     """The trainings of a loss, one behind the other: as many epochs in all for every one."""
-    first = max(1, asked.epochs // 3) if name in FIRST else 0
+    epochs, lr = (asked.epochs, 0.1) if student == "thin" else (max(2, asked.epochs // 3), 0.02)
+    first = max(1, epochs // 3) if name in FIRST else 0
     plan = Fit(
-        epochs=asked.epochs - first, batch_size=128, lr=0.1, distill=LOSSES[name], precision=asked.precision,
+        epochs=epochs - first, batch_size=128, lr=lr, distill=LOSSES[name], precision=asked.precision,
         cache_teacher=name in KEEPS,
     )  # fmt: skip
     return [*([replace(plan, epochs=first, distill=FIRST[name])] if first else []), plan]
@@ -170,19 +172,16 @@ def losses(asked: argparse.Namespace) -> None:
     for seed in asked.seeds:
         for student in asked.students:
             for name in asked.names or LOSSES:
-                plans = trainings(name, asked)
+                plans = trainings(name, student, asked)
                 told = "; ".join(plan.text() for plan in plans)
 
                 def make(
                     folder: Path, name: str = name, seed: int = seed, student: str = student, plans: list[Fit] = plans,
                     told: str = told,
                 ) -> Any:  # fmt: skip
-                    if asked.from_weights and student == "full":
-                        model = trained("resnet20")
-                    else:
-                        model = open_model(STUDENTS[student], seed=seed)
+                    model = trained("resnet20") if student == "full" else open_model(STUDENTS[student], seed=seed)
                     peer = open_model(STUDENTS[student], seed=seed + 1000)  # a second student, as in the paper
-                    one = peer if name == "mutual" else teacher
+                    one = peer if name == "mutual" and student == "thin" else teacher
                     told_of: dict[str, Any] = {"name": f"{student}, {name}", "seed": seed, "fit": told}
                     try:
                         done = learned(model, data, plans, one, seed, folder)
@@ -200,7 +199,7 @@ def digest(told: str) -> str:
 
 def losses_at(asked: argparse.Namespace) -> Path:
     """Where the runs of these settings lie."""
-    return KEPT / f"losses_{asked.images}_{asked.epochs}_{asked.precision}{'_from_weights' if asked.from_weights else ''}"
+    return KEPT / f"losses_{asked.images}_{asked.epochs}_{asked.precision}"
 
 
 def little(asked: argparse.Namespace) -> None:
@@ -317,7 +316,7 @@ def table(asked: argparse.Namespace) -> None:
     data = f"CIFAR-10, {asked.images:,} training images, {asked.epochs} epochs, batch 128; the last epoch, {VALUED}"
     result: dict[str, Any] = {"losses": {"data": data, "students": {}}}
     for student in STUDENTS:
-        plans = {"; ".join(plan.text() for plan in trainings(name, asked)) for name in LOSSES}
+        plans = {"; ".join(plan.text() for plan in trainings(name, student, asked)) for name in LOSSES}
         runs = gathered(losses_at(asked) / student, plans)
         result["losses"]["students"][student] = summary(runs, f"{student}, none")
     runs = gathered(KEPT / "little", {plan.text() for plan in (FULL, *LITTLE_FITS.values())})
@@ -375,7 +374,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--students", type=lambda text: text.split(","), default=["thin"])
     parser.add_argument("--precision", default="bf16-mixed", help="of training: bf16-mixed or 32")
-    parser.add_argument("--from-weights", action="store_true", help="the full student starts from its trained weights")
     asked = parser.parse_args()
     for name in (n for n in asked.names if n not in LOSSES):
         parser.error(f"no loss is called `{name}`; there are {', '.join(LOSSES)}")
