@@ -280,6 +280,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "factor_latency": tables.factor_latency,
         "factor_speed": tables.factor_speed,
     },
+    "docs/distillation.md": {"distill": tables.distill},
     "docs/rate.md": {"compact": tables.compact, "smallest": tables.smallest, "codec": tables.codec},
     "docs/benchmarks.md": {"benchmarks": lambda: benchmarks(PAGES)},
     "docs/recipes.md": {"recipes": recipes},

@@ -246,3 +246,40 @@ def smallest() -> str:
         lines.append(f"VGG-16 in 8 bits ({r['parameters']:,} parameters, {r['bytes']:,} bytes) is {times}.")
     lines.append(f"The last epoch, on test, seed {result['trained'][0]['seed']}. {machine(result)}")
     return page(grid(head, trained), *[[line] for line in lines])
+
+
+def distill() -> str:
+    """What each teacher's loss is worth, soft targets on few images, recovery after compression, and what a teacher costs."""
+    result = load("distill")
+    parts: list[list[str]] = []
+    for student, rows in result["losses"]["students"].items():
+        if rows:
+            head = (f"{STUDENTS[student]} taught by ResNet-56", "accuracy, %", "points above none", "seeds")
+            parts.append(grid(head, [taught(r) for r in rows]))
+    parts.append([f"{result['losses']['data']}."])
+    if result["little"]["rows"]:
+        few = [(r["name"], f"{r['images']:,}", f"{r['accuracy']:.2f}{spread(r['spread'])}", str(len(r["seeds"])))
+               for r in result["little"]["rows"]]  # fmt: skip
+        back = ", ".join(f"{share:.0%}" for share in result["little"]["recovered"])
+        parts.append(grid(("Fashion-MNIST, small ResNet-8", "images", "accuracy, %", "seeds"), few))
+        parts.append([f"Soft targets win back {back} of what hard labels lose (one number a seed)."])
+    if result["after"]["rows"]:
+        again = [(r["name"], f"{r['plain']:.2f}", f"{r['distilled']:.2f}", f"{r['points']:+.2f}", str(len(r["seeds"])))
+                 for r in result["after"]["rows"]]  # fmt: skip
+        parts.append(grid(("recovery after", "plain, %", "distilled, %", "points", "seeds"), again))
+        parts.append([f"{result['after']['data']}."])
+    if "overhead" in result:
+        times = [(name, f"{one['ratio']:.2f}x") for name, one in result["overhead"]["ways"].items() if "alone" not in name]
+        parts.append(grid(("loss", "seconds of an epoch, beside none"), sorted(times, key=lambda row: float(row[1][:-1]))))
+        parts.append([f"{result['overhead']['what'][0].upper()}{result['overhead']['what'][1:]}."])
+    return page(*parts, [machine(result)])
+
+
+STUDENTS = {"thin": "ResNet-20 of a quarter of the channels,", "full": "ResNet-20"}
+
+
+def taught(row: dict[str, Any]) -> tuple[str, ...]:
+    """One loss."""
+    points = "" if row.get("points") is None or row["name"].endswith(", none") else f"{row['points']:+.2f}"
+    name = row["name"].split(", ", 1)[1] + (f" (diverged {row['diverged']}x)" if row["diverged"] else "")
+    return (name, f"{row['accuracy']:.2f}{spread(row['spread'])}", points, str(len(row["seeds"])))
