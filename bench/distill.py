@@ -3,7 +3,7 @@
     python bench/distill.py losses [NAME...]   CIFAR-10, ResNet-56 teaches a ResNet-20 that is 4x thinner, from scratch;
                                                --students full: ResNet-20 from its weights, for a third of the epochs
     python bench/distill.py little             Fashion-MNIST, 3 % of the images (Hinton et al. 2015, section 4.1)
-    python bench/distill.py after              recovery after pruning at 2.6x, 3-bit weights and factorization at 2x
+    python bench/distill.py after              recovery after pruning at 2.6x, 2 bits and factorization at 2x
     python bench/distill.py overhead           seconds of a Fit with and without a teacher; run it alone on the machine
     python bench/distill.py table              writes bench/results/distill.json from what is there
 
@@ -95,9 +95,13 @@ LITTLE_FITS: dict[str, Fit] = {
     "soft targets, no labels": Fit(epochs=40, batch_size=64, lr=0.05, distill=distill.Hinton(temperature=2.0, alpha=1.0)),
 }
 
+EDGES = {"conv1": 8, "linear": 8}  # bits of the first layer and the last
 AFTER: dict[str, tuple[Method, float]] = {
     "pruning, 2.6x fewer multiply-adds": (Channels(keep=0.62, criterion="l2"), 0.02),
-    "3-bit weights": (Quantize(bits=3, activations=32), 0.005),
+    "2-bit weights and inputs": (
+        Quantize(bits=2, activations=2, learn="lsq", norms="keep", widths=EDGES, input_widths=EDGES),
+        0.02,
+    ),
     "factorization, 2x fewer multiply-adds": (Factorize(method="tucker2", macs=0.5), 0.01),
 }
 
@@ -240,7 +244,7 @@ def after(asked: argparse.Namespace) -> None:
         for name, (method, lr) in AFTER.items():
             for how, loss in (("plain", None), ("distilled", HINTON)):
                 plan = Fit(epochs=epochs, batch_size=128, lr=lr, distill=loss, precision=asked.precision)
-                settle = () if isinstance(method, Quantize) else (BatchNorm(),)  # norms are folded there
+                settle = () if isinstance(method, Quantize) else (BatchNorm(),)  # steps are learned from where they are
                 steps = (method, *settle, plan)
 
                 def make(begun: Path, name: str = name, how: str = how, seed: int = seed, steps: Any = steps) -> Any:
