@@ -8,7 +8,7 @@ INSTALLED_FROM = pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*
 ONE = OMP_NUM_THREADS=1
 
 .DELETE_ON_ERROR:
-.PHONY: help run test test-phone check docs docs-check bench bench-peers ort-versions fuzz fuzz-native test-sanitized test-arm clean
+.PHONY: help run test test-phone test-litert check docs docs-check bench bench-peers ort-versions fuzz fuzz-native test-sanitized test-arm clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,9 @@ test: .venv/installed ## every test, and every example in a docstring
 
 test-phone: .phone-venv/installed ## the tests of ExecuTorch files, in .phone-venv, which has ExecuTorch (over a gigabyte)
 	@$(ONE) .phone-venv/bin/python -m pytest -q --numprocesses 2 tests/export/test_phone.py
+
+test-litert: .litert-venv/installed ## the tests of LiteRT files, in .litert-venv, which has LiteRT and its converter
+	@$(ONE) .litert-venv/bin/python -m pytest -q -p no:anyio --numprocesses 2 tests/export/test_litert.py
 
 check: .venv/installed ## style, formatting, types, and the size of the code
 	@$(BIN)/ruff check --quiet --output-format concise .
@@ -95,7 +98,8 @@ build/kernels-arm: tests/kernels.cc $(wildcard csrc/*.h csrc/*.cc csrc/*.inc)
 	  build/int4_dotprod.o -pthread -o $@
 
 clean: ## removes what was built and measured; keeps the packages in .venv
-	@rm -rf build dist out site .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/installed* .bench-venv/installed .phone-venv/installed
+	@rm -rf build dist out site .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/installed* .bench-venv/installed \
+	  .phone-venv/installed .litert-venv/installed
 	@rm -f src/lilliput/kernels/_native.*.so src/lilliput/kernels/lilliput_ops.*
 	@find src tests -name __pycache__ -type d -exec rm -rf {} +
 
@@ -117,6 +121,12 @@ clean: ## removes what was built and measured; keeps the packages in .venv
 	@test -x .phone-venv/bin/pip || $(PYTHON) -m venv .phone-venv
 	@.phone-venv/bin/$(INSTALL) torch==2.13.0
 	@.phone-venv/bin/$(INSTALL) --editable '.[dev,phone]'
+	@touch $@
+
+.litert-venv/installed: $(INSTALLED_FROM)
+	@test -x .litert-venv/bin/pip || $(PYTHON) -m venv .litert-venv
+	@.litert-venv/bin/$(INSTALL) torch==2.13.0
+	@.litert-venv/bin/$(INSTALL) --editable '.[dev,litert]'
 	@touch $@
 
 .bench-venv/installed: $(INSTALLED_FROM) $(wildcard bench/peers.txt)

@@ -91,7 +91,7 @@ def test_help_shows_an_example(lilliput, command: str) -> None:  # type: ignore[
             "7 classes",
         ),
         (["methods", "prune.chanels"], 2, "Did you mean `prune.channels`"),
-        (["compare", "a.txt", "b.lil", "--data", "digits"], 2, "a.txt: `.lil`, `.onnx` and `.pte` are compared"),
+        (["compare", "a.txt", "b.lil", "--data", "digits"], 2, "a.txt: `.lil`, `.onnx`, `.pte` and `.tflite` are compared"),
         (["compare", "a.lil", "--data", "digits"], 2, "name two files or more"),
         (["report", "nowhere"], 2, "nowhere"),
         (["show", "nowhere.lil"], 1, "nowhere.lil"),

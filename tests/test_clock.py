@@ -91,6 +91,13 @@ def test_without_executorch_it_says_what_to_install() -> None:
             latency(timed, images(1), runtime="executorch")
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ai_edge_litert") is not None, reason="litert is installed")
+def test_without_litert_it_says_what_to_install() -> None:
+    for timed in (tiny(), "net.tflite"):
+        with pytest.raises(ModelError, match=r"`ai_edge_litert` is not installed; `pip install 'lilliput\[litert\]'`"):
+            latency(timed, images(1), runtime="litert")
+
+
 def test_a_ratio_is_measured_for_each_pair_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(images(1), "torch")
     measured = []

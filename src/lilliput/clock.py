@@ -19,22 +19,23 @@ from lilliput.errors import ConfigError, UnknownName
 from lilliput.export import export
 from lilliput.export.running import LayerKernel, running
 from lilliput.kernels.break_even import full_of_zeros
+from lilliput.measure import lite, phone
+from lilliput.measure.exports import time_exports
 from lilliput.measure.latency import Latency, Ratio, time_modules
 from lilliput.measure.layer_times import LayerTime, layer_times
-from lilliput.measure.phone import runtime as phone_runtime
-from lilliput.measure.phone import time_exports
 from lilliput.measure.shape_times import LayerShape, ShapeTimes
 
-FILES = {"onnxruntime": ".onnx", "executorch": ".pte"}
+FILES = {"onnxruntime": ".onnx", "executorch": ".pte", "litert": ".tflite"}
 RUNTIMES = (*FILES, "torch")
+_OPTIONAL = {"executorch": phone.runtime, "litert": lite.runtime}
 _SECONDS, _SESSIONS = 10.0, 3
 
 
 def latency(model_or_file: nn.Module | str | Path, example: Tensor, runtime: str = "onnxruntime", threads: int = 1) -> Latency:
     """Milliseconds of one inference on `example`, (n, c, h, w), with the number of threads pinned.
 
-    A module is exported first, unless the runtime is "torch", which times the module itself; a file is an `.onnx`, or a `.pte`
-    for "executorch". Raises `ModelError` where that runtime is not installed.
+    A module is exported first, unless the runtime is "torch", which times the module itself; a file is an `.onnx`, a `.pte`
+    for "executorch", or a `.tflite` for "litert". Raises `ModelError` where that runtime is not installed.
     """
     _check(runtime)
     with tempfile.TemporaryDirectory() as folder:
@@ -49,8 +50,8 @@ def layers(
     Looking costs time itself, so these add up to more than `latency`.
     """
     _check(runtime)
-    if runtime == "executorch":
-        raise ConfigError("`executorch` times whole networks; `onnxruntime` and `torch` also single layers")
+    if runtime in _OPTIONAL:
+        raise ConfigError(f"`{runtime}` times whole networks; `onnxruntime` and `torch` also single layers")
     if runtime == "torch":
         if not isinstance(model_or_file, nn.Module):
             raise ConfigError(
@@ -188,5 +189,5 @@ def _exported(model: nn.Module | str | Path, example: Tensor, path: Path, runtim
 def _check(runtime: str) -> None:
     if runtime not in RUNTIMES:
         raise UnknownName("runtime", runtime, RUNTIMES)
-    if runtime == "executorch":
-        phone_runtime("this runtime")
+    if runtime in _OPTIONAL:
+        _OPTIONAL[runtime]("this runtime")

@@ -12,6 +12,7 @@ from lilliput.data import Task
 from lilliput.errors import UsageError
 from lilliput.evaluate import evaluate
 from lilliput.export import export
+from lilliput.export.files import readers
 from lilliput.job import check_fit
 from lilliput.measure import Latency, Ratio, time_exports
 from lilliput.measure.accuracy import Accuracy
@@ -19,7 +20,7 @@ from lilliput.measure.chance import mcnemar
 from lilliput.report import answers
 from lilliput.store import load
 
-RUN, STORED = (".onnx", ".pte"), ".lil"
+STORED = ".lil"
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,19 @@ class Compared:
 
 
 def compare(files: Sequence[str | Path], task: Task, *, threads: int = 1, trust: bool = False) -> list[Compared]:
-    """Accuracy on the test split with what could be chance in it, bytes, and latency in turns, of `.lil`, `.onnx` and `.pte`.
+    """Accuracy on the test split with what could be chance in it, bytes, and latency in turns.
 
-    Every image is answered by the very file that is timed. Raises `UsageError` for fewer than two files and for others.
+    Of `.lil`, `.onnx`, `.pte` and `.tflite` files; every image is answered by the very file that is timed. Raises `UsageError`
+    for fewer than two files and for others.
     """
     named = [Path(file) for file in files]
     if len(named) < 2 or len(set(named)) < len(named):
         raise UsageError(f"`{' '.join(map(str, named))}`: name two files or more, each once")
     for file in named:
-        if file.suffix not in (*RUN, STORED):
-            raise UsageError(f"{file}: `.lil`, `.onnx` and `.pte` are compared; `lilliput export` makes one of a network")
+        if file.suffix not in (*readers, STORED):
+            raise UsageError(
+                f"{file}: `.lil`, `.onnx`, `.pte` and `.tflite` are compared; `lilliput export` makes one of a network"
+            )
     with tempfile.TemporaryDirectory() as folder:
         ready = {str(file): _ready(file, task, Path(folder) / f"{number}.onnx", trust) for number, file in enumerate(named)}
         scores = [evaluate(ready[str(file)], task, "test") for file in named]

@@ -8,7 +8,7 @@ from torch import nn
 
 from lilliput.data import Task
 from lilliput.errors import UsageError
-from lilliput.export import onnx, pte
+from lilliput.export.files import readers
 from lilliput.measure.accuracy import Accuracy, accuracy
 from lilliput.store import load
 
@@ -17,17 +17,15 @@ def evaluate(model_or_file: nn.Module | str | Path, task: Task, split: str = "te
     """The accuracy of a network on one split of a task.
 
     A module or a `.lil` (which must need no code of its own) runs in PyTorch, an `.onnx` in ONNX Runtime, a `.pte` in
-    ExecuTorch.
+    ExecuTorch, a `.tflite` in LiteRT.
     """
     predict = model_or_file if isinstance(model_or_file, nn.Module) else _predictor(Path(model_or_file))
     return accuracy(predict, task.batches(split, batch_size), task.metric)
 
 
 def _predictor(path: Path):  # type: ignore[no-untyped-def] # either kind is a callable
-    if path.suffix == ".onnx":
-        return onnx.predictor(path)
-    if path.suffix == ".pte":
-        return pte.predictor(path)
+    if path.suffix in readers:
+        return readers[path.suffix].predictor(path)
     if path.suffix == ".lil":
         return load(path)
-    raise UsageError(f"{path}: accuracy is measured of an `.onnx`, a `.pte`, a `.lil` or a module")
+    raise UsageError(f"{path}: accuracy is measured of an `.onnx`, a `.pte`, a `.tflite`, a `.lil` or a module")

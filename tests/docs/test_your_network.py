@@ -15,6 +15,7 @@ from doc_pages import ROOT, examples
 from lilliput.cli import main
 
 PAGE = ROOT / "docs/your_network.md"
+LIBRARIES = {"executorch": "executorch", "litert": "litert_torch"}
 
 
 @pytest.mark.slow
@@ -38,7 +39,9 @@ def test_it_ends_with_three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert docs_check.check(PAGE, command) == []
     written = ("phone/model.onnx", "phone/model.lil", "phone/report.html")
     assert all((tmp_path / "out" / name).stat().st_size > 0 for name in written)
-    if importlib.util.find_spec("executorch") is None:
-        pytest.skip("all but the .pte: executorch is not installed")
-    (last,) = [e for e in examples(PAGE) if e.skip == "needs executorch"]
-    assert command(last.text) == "" and Path("phone.pte").stat().st_size > 0
+    absent = [name for name, library in LIBRARIES.items() if importlib.util.find_spec(library) is None]
+    for name in LIBRARIES.keys() - absent:
+        (last,) = [e for e in examples(PAGE) if e.skip == f"needs {name}"]
+        assert command(last.text) == "" and Path(last.text.split()[3]).stat().st_size > 0
+    if absent:
+        pytest.skip(f"all but the files of {' and '.join(absent)}: not installed")

@@ -21,7 +21,8 @@ from lilliput.errors import ConfigError, ExportError, ModelError
 from lilliput.evaluate import evaluate
 from lilliput.export import export
 from lilliput.export.levels import Level
-from lilliput.export.pte import input_shape, on_bytes, predictor
+from lilliput.export.program import on_bytes
+from lilliput.export.pte import input_shape, predictor
 from lilliput.measure import time_exports
 from lilliput.measure.phone import Phone
 from lilliput.quant import Quantize, integers

@@ -65,9 +65,9 @@ def _energy(network: Any, example: Any, found: Any) -> Any:
 
 @app.command(epilog=example_of("latency out/digits/model.onnx --input 1,8,8"))
 def latency(
-    model: Annotated[str, typer.Argument(metavar="FILE", help="An `.onnx`, a `.pte`, or any MODEL, which is exported first.")],
+    model: Annotated[str, typer.Argument(metavar="FILE", help="An `.onnx`, `.pte`, `.tflite`, or any MODEL, exported first.")],
     input: Shape = None,
-    runtime: Annotated[str, typer.Option(help="onnxruntime, executorch or torch.")] = "onnxruntime",
+    runtime: Annotated[str, typer.Option(help="onnxruntime, executorch, litert or torch.")] = "onnxruntime",
     threads: Threads = 1,
     layers: Annotated[bool, typer.Option("--layers", help="Time every layer instead of the whole.")] = False,
     kernels: Annotated[bool, typer.Option("--kernels", help="Which kernel runs every layer, with its time.")] = False,
@@ -76,13 +76,12 @@ def latency(
 ) -> None:
     """Time one inference: median and spread, threads pinned, on the runtime that will run it."""
     from lilliput.clock import latency as measure
-    from lilliput.export import onnx, pte
+    from lilliput.export.files import readers
     from lilliput.opening import open_model
     from lilliput.terminal import show
 
     timed: Any
-    files: Any = {".onnx": onnx, ".pte": pte}
-    if (reads := files.get(Path(model).suffix)) is not None:
+    if (reads := readers.get(Path(model).suffix)) is not None:
         import torch
 
         shape = shape_of(input) if input else reads.input_shape(Path(model))
@@ -148,7 +147,7 @@ def _show_layers(timed: Any, example: Any, runtime: str, threads: int, json_out:
 
 @app.command(epilog=example_of("evaluate out/digits/model.onnx --data digits"))
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="FILE", help="An `.onnx`, a `.pte`, or any MODEL.")],
+    model: Annotated[str, typer.Argument(metavar="FILE", help="An `.onnx`, `.pte`, `.tflite`, or any MODEL.")],
     data: Data,
     weights: Weights = None,
     split: Split = "test",
@@ -172,7 +171,7 @@ def evaluate(
 
 @app.command(epilog=example_of("compare out/digits/baseline.onnx out/digits/model.lil --data digits"))
 def compare(
-    files: Annotated[list[Path], typer.Argument(help="Two or more `.lil`, `.onnx` or `.pte` files.")],
+    files: Annotated[list[Path], typer.Argument(help="Two or more `.lil`, `.onnx`, `.pte` or `.tflite` files.")],
     data: Data,
     threads: Threads = 1,
     seed: Seed = 0,
@@ -348,10 +347,11 @@ def data(
 
 def accuracy_of(model: str, task: Any, split: str, weights: Path | None, trust: bool) -> Any:
     from lilliput.evaluate import evaluate as measure
+    from lilliput.export.files import readers
     from lilliput.job import check_fit
     from lilliput.opening import open_model
 
-    if model.endswith((".onnx", ".pte")):
+    if Path(model).suffix in readers:
         return measure(Path(model), task, split)
     network = open_model(model, weights=weights, trust=trust)
     check_fit(network, task)

@@ -70,7 +70,7 @@ def train(
 @app.command(epilog=example_of("export out/digits/model.lil digits.onnx"))
 def export(
     model: Annotated[str, typer.Argument(metavar="FILE", help="A `.lil`, or any MODEL.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="`.onnx`, `.pte`, `.pt2` or `.safetensors`.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="`.onnx`, `.pte`, `.tflite`, `.pt2` or `.safetensors`.")],
     weights: Weights = None,
     input: Shape = None,
     plain: Annotated[
@@ -133,7 +133,7 @@ def pack(
 @app.command(epilog=example_of("unpack out/digits/model.lil digits.safetensors"))
 def unpack(
     file: Annotated[Path, typer.Argument(metavar="FILE.lil")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="`.safetensors`, `.onnx`, `.pte` or `.pt2`.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="`.safetensors`, `.onnx`, `.pte`, `.tflite` or `.pt2`.")],
     input: Shape = None,
     trust: Trust = False,
     json_out: Json = False,

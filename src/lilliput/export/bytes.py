@@ -44,11 +44,20 @@ def rewrite(module: fx.GraphModule) -> dict[str, str]:
     for node in reversed(list(module.graph.nodes)):
         without_bounds(net, node)
     net.rewrite(own_reader, bounds_as_clips)
-    net.rewrite(moved_as_bytes)
+    _done(module)
+    return stays
+
+
+def move_bytes(module: fx.GraphModule) -> None:
+    """Where ExecuTorch's own kernels move values that are bytes before and after, let them move the bytes."""
+    Traced(module).rewrite(moved_as_bytes)
+    _done(module)
+
+
+def _done(module: fx.GraphModule) -> None:
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
-    return stays
 
 
 def why_float(net: Traced, layer: Node) -> str | None:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from lilliput.core.method import Look
-from lilliput.core.perform import bake
-from lilliput.errors import ExportError, at
-from lilliput.export import levels
+from lilliput.errors import ExportError
 from lilliput.export.agree import agree
-from lilliput.export.bytes import rewrite
+from lilliput.export.batches import in_batches
+from lilliput.export.bytes import move_bytes
 from lilliput.export.delegated import delegated
+from lilliput.export.program import cannot, exported, folded, formed
 from lilliput.export.targets import Exported, replacing, targets
 from lilliput.measure.phone import INSTALL, Phone
-from lilliput.quant.fold import Fold
+from lilliput.measure.quiet import quiet
 
 
 @targets.register(".pte")
@@ -33,12 +27,10 @@ def write(model: nn.Module, example: Tensor, path: Path) -> Exported:
     maps are computed in. What XNNPACK does not run, ExecuTorch's own kernels do. How far the file may be from PyTorch,
     `export.agree` says. Raises `ExportError` where ExecuTorch is missing, and for activations that no byte can hold.
     """
-    folded = Fold()(copy.deepcopy(model).cpu().eval(), Look(example)).eval()
-    with at(str(path)):
-        whole = levels.is_integer(folded)
+    ready, whole = folded(model, example, path)
     with quiet():
         partitioner, to_edge = _executorch(path)
-        network, stays = on_bytes(folded, example) if whole else (bake(folded).eval(), {})
+        network, stays = formed(ready, example, whole, move_bytes)
         program = _lowered(network, example, partitioner, to_edge)
         integer, floats, beside = delegated(program.exported_program())
         with replacing(path) as sibling:
@@ -52,15 +44,7 @@ def write(model: nn.Module, example: Tensor, path: Path) -> Exported:
 
 def predictor(path: str | Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
     """A function from a batch of images to the outputs of a `.pte`, which takes as many at a time as it was made for."""
-    phone = Phone(path, threads)
-    size = phone.shape[0]
-
-    def predict(x: Tensor) -> Tensor:
-        short = -len(x) % size
-        padded = torch.cat([x, x[:1].expand(short, *x.shape[1:])]) if short else x
-        return torch.cat([phone(part.contiguous())[0] for part in padded.split(size)])[: len(x)]
-
-    return predict
+    return in_batches(Phone(path, threads))
 
 
 def input_shape(path: str | Path) -> tuple[int, ...]:
@@ -68,38 +52,19 @@ def input_shape(path: str | Path) -> tuple[int, ...]:
     return Phone(path).shape[1:]
 
 
-def on_bytes(model: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, str]]:
-    """The network in the form that XNNPACK's integer kernels take; and the layers that stay in floats."""
-    traced = _exported(levels.lower(model), example).run_decompositions({}).module(check_guards=False)
-    return traced, rewrite(traced)
-
-
 def _lowered(network: nn.Module, example: Tensor, partitioner: Any, to_edge: Any) -> Any:
-    program = _exported(network, example)
+    program = exported(network, example)
     try:
         return to_edge(program, partitioner=[partitioner])
     except Exception as error:  # its errors share no base
-        raise _cannot("ExecuTorch", error) from error
+        raise cannot("ExecuTorch", error) from error
 
 
 def _finished(program: Any) -> bytes:
     try:
         return bytes(program.to_executorch().buffer)
     except Exception as error:  # its errors share no base
-        raise _cannot("ExecuTorch", error) from error
-
-
-def _exported(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    try:
-        with torch.no_grad():
-            return torch.export.export(model, (example,))
-    except Exception as error:  # its errors share no base
-        raise _cannot("torch.export", error) from error
-
-
-def _cannot(who: str, error: Exception) -> ExportError:
-    line = (str(error).strip().splitlines() or [""])[0]
-    return ExportError(f"{who} cannot hold this network: {type(error).__name__}: {line}")
+        raise cannot("ExecuTorch", error) from error
 
 
 def _named(floats: dict[str, int], beside: dict[str, int]) -> dict[str, str]:
@@ -135,16 +100,3 @@ def _executorch(path: Path) -> tuple[Any, Any]:
     known = found.ALL_PARTITIONER_CONFIGS
     configs = [Padding if each.__name__ == "ConstantPadConfig" else each for each in known]
     return XnnpackPartitioner(configs=configs), to_edge_transform_and_lower
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """ExecuTorch and what it imports warn about themselves."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

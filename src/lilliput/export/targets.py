@@ -63,11 +63,11 @@ packers: Registry[Packer] = Registry("export target with packed layers")
 
 
 def export(model: nn.Module, example: Tensor, path: str | Path, *, plain: bool = False) -> Exported:
-    """Write a network for a runtime, chosen by the suffix: `.onnx`, `.pt2` (torch.export), `.pte` (ExecuTorch) or
-    `.safetensors` (weights alone).
+    """Write a network for a runtime, chosen by the suffix: `.onnx`, `.pt2` (torch.export), `.pte` (ExecuTorch),
+    `.tflite` (LiteRT) or `.safetensors` (weights alone).
 
-    `example`: one input batch, (n, c, h, w); the file takes any n, but for a `.pte`, which takes this one. What was there
-    before is replaced only when the new file is whole and has been compared.
+    `example`: one input batch, (n, c, h, w); the file takes any n, but for a `.pte` and a `.tflite`, which take this one. What
+    was there before is replaced only when the new file is whole and has been compared.
     In an `.onnx`, layers whose weights or inputs are signs, and layers full of zeros that are faster so on this machine, become
     operations of domain `lilliput`, which need this package's library (`kernels.register`); with `plain` none do.
     Raises `ExportError` where the target cannot hold the network or computes something else, and `UnknownName` for a suffix

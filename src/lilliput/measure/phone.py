@@ -1,4 +1,4 @@
-"""ExecuTorch files on this machine: loaded, run and timed, with the threads of its pool pinned.
+"""ExecuTorch files on this machine: loaded and run, with the threads of its pool pinned.
 
 ExecuTorch has one pool of threads a process, and what is loaded keeps a pointer to it. So a file is loaded again whenever the
 pool has been made anew since.
@@ -7,15 +7,13 @@ pool has been made anew since.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from lilliput.errors import ModelError
-from lilliput.measure.latency import Latency, file_call, first_line, interleave
+from lilliput.measure.latency import first_line
 
 _pools = 0  # how many pools of threads have been made
 INSTALL = "`pip install 'lilliput[phone]'` brings it"
@@ -55,28 +53,6 @@ class Phone:
         except (RuntimeError, KeyError) as error:
             raise ModelError(f"{self.path}: ExecuTorch cannot load it: {first_line(error)}") from error
         self._pool = _pools
-
-
-def time_exports(
-    files: Mapping[str, str | Path], example: Tensor, *, threads: int = 1, runs: int | None = None, seconds: float = 10.0
-) -> dict[str, Latency]:
-    """Time files in turns, each on its runtime: a `.pte` on ExecuTorch, any other on ONNX Runtime.
-
-    Raises `ModelError` for a file that is missing, cannot be read, or does not take the example.
-    """
-    calls = {name: _call(Path(path), example, threads) for name, path in files.items()}
-    found = interleave(calls, runs=runs, seconds=seconds, runtime="onnxruntime", threads=threads)
-    phone = {name for name, path in files.items() if Path(path).suffix == ".pte"}
-    return {name: replace(each, runtime="executorch") if name in phone else each for name, each in found.items()}
-
-
-def _call(path: Path, example: Tensor, threads: int) -> Callable[[], object]:
-    """One inference, done once."""
-    if path.suffix != ".pte":
-        return file_call(path, example, threads)
-    phone = Phone(path, threads)
-    phone(example)
-    return lambda: phone(example)
 
 
 def runtime(what: str) -> Any:
