@@ -57,10 +57,10 @@ def shape_of(text: str) -> tuple[int, ...]:
 
 
 def input_of(network: Any, text: str | None) -> Any:
-    """One input of the asked or the architecture's own shape."""
+    """One input of the asked or the architecture's own shape: noise, since much computes the same of zeros."""
     import torch
 
     shape = shape_of(text) if text else vars(network).get("input_shape")
     if shape is None:
         raise UsageError("say what the network takes: `--input C,H,W`")
-    return torch.zeros(1, *shape)
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
