@@ -12,8 +12,9 @@
 Every run is a file in out/distill/<settings>; what is there is not done again, a run that was stopped goes on from its last
 epoch, and several processes share the list. Within a part all runs see the same images in the same order for the same epochs,
 but for second stages, whose epochs are others; accuracy is that of the last epoch, on the validation and the test split
-together, and nothing is chosen on either. One seed of all losses at a time, so that an early `table` is whole. Papers with two
-stages have a third of the epochs for the first. What the teacher says is shared where it is small (KEEPS).
+together, and nothing is chosen on either; on test alone where weights are given, which were trained on the others. One seed of
+all losses at a time, so that an early `table` is whole. Papers with two stages have a third of the epochs for the first. What
+the teacher says is shared where it is small (KEEPS).
 Weights are those of the papers' own comparisons for this pair where there are some. Needs $LILLIPUT_WEIGHTS and the data where
 `lilliput data` finds it.
 """
@@ -84,6 +85,8 @@ KEEPS = {"hinton", "dkd", "dist", "standardized", "sp", "ft", "crd", "rkd_distan
          "hinton + sp"}  # fmt: skip
 STUDENTS = {"thin": "resnet20:width=0.25", "full": "resnet20"}
 
+# The weights that come with a network were trained on what is the validation split here.
+SEEN_BY_NONE = {"thin": ("val", "test"), "full": ("test",)}
 VALUED = "on the validation and the test split together"
 
 LITTLE = 0.03
@@ -120,10 +123,10 @@ def trained(name: str, seed: int = 0) -> nn.Module:
     return open_model(name, weights=WEIGHTS / f"{name}-cifar10.safetensors", seed=seed)
 
 
-def score(model: nn.Module, data: lp.Task) -> float:
+def score(model: nn.Module, data: lp.Task, splits: tuple[str, ...] = ("val", "test")) -> float:
     """Accuracy in percent on all images that no training sees: nothing is chosen on the validation split either."""
     right, images = 0.0, 0
-    for split in ("val", "test"):
+    for split in splits:
         found = accuracy(model, data.batches(split, 500))
         right, images = right + found.value * len(data.split(split)), images + len(data.split(split))
     return 100 * right / images
@@ -143,15 +146,17 @@ def once(path: Path, make: Callable[[Path], dict[str, Any]]) -> None:
     print(f"{found['name']:40} seed {found['seed']}  {found['accuracy']:.2f} %  {found.get('seconds', 0):.0f} s", flush=True)
 
 
-def row(name: str, seed: int, done: Any, data: lp.Task, **more: Any) -> dict[str, Any]:
+def row(
+    name: str, seed: int, done: Any, data: lp.Task, splits: tuple[str, ...] = ("val", "test"), **more: Any
+) -> dict[str, Any]:
     """What a run is worth."""
-    return {"name": name, "seed": seed, "accuracy": score(done.model, data), "history": done.history,
+    return {"name": name, "seed": seed, "accuracy": score(done.model, data, splits), "history": done.history,
             "seconds": round(sum(e["seconds"] for e in done.history), 1), **more}  # fmt: skip
 
 
 def trainings(name: str, student: str, asked: argparse.Namespace) -> list[Fit]:
     """The trainings of a loss, one behind the other: as many epochs in all for every one."""
-    epochs, lr = (asked.epochs, 0.1) if student == "thin" else (max(2, asked.epochs // 3), 0.02)
+    epochs, lr = (asked.epochs, 0.1) if student == "thin" else (max(2, asked.epochs // 3), 0.005)
     first = max(1, epochs // 3) if name in FIRST else 0
     plan = Fit(
         epochs=epochs - first, batch_size=128, lr=lr, distill=LOSSES[name], precision=asked.precision,
@@ -191,7 +196,7 @@ def losses(asked: argparse.Namespace) -> None:
                         done = learned(model, data, plans, one, seed, folder)
                     except TrainError as error:  # a result as well: what is left guesses
                         return {**told_of, "accuracy": 100 / data.classes, "diverged": str(error)}
-                    return row(**told_of, done=done, data=data)
+                    return row(**told_of, done=done, data=data, splits=SEEN_BY_NONE[student])
 
                 once(losses_at(asked) / student / f"{name.replace(' + ', '_')}_{digest(told)}_{seed}.json", make)
 
@@ -252,7 +257,7 @@ def after(asked: argparse.Namespace) -> None:
                     made = recipe.run(start, recipe.Recipe(steps), place)
                     counted = profile(made.model, data.example())
                     return {"name": f"{name}, {how}", "compression": name, "how": how, "seed": seed,
-                            "accuracy": score(made.model, data), "macs": counted.macs, "bytes": counted.bytes,
+                            "accuracy": score(made.model, data, ("test",)), "macs": counted.macs, "bytes": counted.bytes,
                             "steps": [s.text() for s in steps], "seconds": made.stages[-1].seconds}  # fmt: skip
 
                 once(after_at(asked) / f"{name.split(',')[0].replace(' ', '_')}_{how}_{seed}.json", make)
@@ -317,7 +322,8 @@ def summary(runs: dict[str, dict[int, dict[str, Any]]], baseline: str | None = N
 
 def table(asked: argparse.Namespace) -> None:
     """Everything that is there, in one file and on the screen."""
-    data = f"CIFAR-10, {asked.images:,} training images, {asked.epochs} epochs, batch 128; the last epoch, {VALUED}"
+    data = (f"CIFAR-10, {asked.images:,} training images, batch 128, the last epoch. The thin student: {asked.epochs} epochs "
+            f"from scratch, {VALUED}; the full one: {max(2, asked.epochs // 3)} epochs from its weights, on test")  # fmt: skip
     result: dict[str, Any] = {"losses": {"data": data, "students": {}}}
     for student in STUDENTS:
         plans = {"; ".join(plan.text() for plan in trainings(name, student, asked)) for name in LOSSES}
@@ -327,7 +333,7 @@ def table(asked: argparse.Namespace) -> None:
     few = f"Fashion-MNIST, {LITTLE:.0%} of the training images; {VALUED}"
     result["little"] = {"data": few, "rows": summary(runs, "hard labels"), "recovered": recovered(runs)}
     runs = gathered(after_at(asked))
-    shorter = f"CIFAR-10, {asked.images:,} training images, {max(1, asked.epochs // 2)} epochs, ResNet-20; {VALUED}"
+    shorter = f"CIFAR-10, {asked.images:,} training images, {max(1, asked.epochs // 2)} epochs, ResNet-20; on test"
     result["after"] = {"data": shorter, "rows": [pair for name in AFTER for pair in compared(runs, name)]}  # fmt: skip
     if (KEPT / "overhead.json").exists():
         result["overhead"] = json.loads((KEPT / "overhead.json").read_text())
