@@ -49,7 +49,7 @@ def test_yaml_and_text_are_invertible() -> None:
         ("steps: [{fit: {epochs: many}}]", "step 1: fit: `epochs` (='many')"),
         ("steps: [{prune.channels: {keep: 2}}]", "step 1: prune.channels: `keep` (=2.0)"),
         ("steps: [3]", "`3` is not a step"),
-        ("steps: [{distill.hinton: {}}]", "is no method, fit, batchnorm, bake, rewind or student"),
+        ("steps: [{distill.hinton: {}}]", "is no method, fit, batchnorm, bake, rewind, student or slim"),
     ],
 )
 def test_what_is_no_recipe_is_refused_with_the_step(text: str, words: str) -> None:
