@@ -10,6 +10,7 @@ from lilliput import zoo
 from lilliput.core.method import Look
 from lilliput.core.perform import perform
 from lilliput.prune import Channels
+from lilliput.quant import Quantize
 
 
 def norms_of_their_own(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -105,6 +106,7 @@ def gated() -> nn.Module:
 
 
 NETS = {"resnet": resnet, "pruned_resnet": pruned_resnet, "branches": branches, "shuffled": shuffled, "gated": gated}
+LAST = {"resnet": "linear", "pruned_resnet": "linear", "branches": "fc", "shuffled": "fc", "gated": "fc"}
 
 
 def images(count: int = 16, seed: int = 5, size: int = 8) -> Tensor:
@@ -120,3 +122,13 @@ def look(count: int = 32) -> Look:
 def outputs(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         return model.eval()(x)
+
+
+def quantized(name: str, bits: int = 8) -> nn.Module:
+    """One of the networks with weights and inputs of so many bits."""
+    return Quantize(bits=bits, activations=bits)(NETS[name](), look())
+
+
+def close(found: Tensor, wanted: Tensor) -> bool:
+    """Within float sums' own error, which is far below any level."""
+    return float((found - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())

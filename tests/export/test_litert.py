@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from integer_nets import NETS, images, look, norms_of_their_own, outputs, resnet
+from integer_nets import LAST, NETS, close, images, look, norms_of_their_own, outputs, quantized, resnet
 from torch import Tensor, fx, nn
 
 from lilliput import zoo
@@ -32,16 +32,6 @@ from lilliput.quant import Quantize, integers
 WITHOUT = importlib.util.find_spec("litert_torch") is None
 litert = pytest.mark.skipif(WITHOUT, reason="litert is not installed")
 quiet = pytest.mark.filterwarnings("ignore")  # what LiteRT imports warns about itself
-LAST = {"resnet": "linear", "pruned_resnet": "linear", "branches": "fc", "shuffled": "fc", "gated": "fc"}
-
-
-def quantized(name: str, bits: int = 8) -> nn.Module:
-    return Quantize(bits=bits, activations=bits)(NETS[name](), look())
-
-
-def close(found: Tensor, wanted: Tensor) -> bool:
-    """Within float sums' own error, which is far below any level."""
-    return float((found - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
 
 
 class Linears(nn.Module):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from integer_nets import NETS, images, look, outputs, resnet
+from integer_nets import LAST, NETS, close, images, look, outputs, quantized, resnet
 from torch import Tensor, nn
 
 from lilliput.clock import Clock, latency
@@ -31,16 +31,6 @@ from lilliput.quant.integer import Affine
 WITHOUT = importlib.util.find_spec("executorch") is None
 phone = pytest.mark.skipif(WITHOUT, reason="executorch is not installed")
 quiet = pytest.mark.filterwarnings("ignore")  # what ExecuTorch imports warns about itself
-LAST = {"resnet": "linear", "pruned_resnet": "linear", "branches": "fc", "shuffled": "fc", "gated": "fc"}
-
-
-def quantized(name: str, bits: int = 8) -> nn.Module:
-    return Quantize(bits=bits, activations=bits)(NETS[name](), look())
-
-
-def close(found: Tensor, wanted: Tensor) -> bool:
-    """Within float sums' own error, which is far below any level."""
-    return float((found - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
 
 
 # --- the form, which needs PyTorch alone ---------------------------------------------------------------------------------

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import tempfile
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from lilliput.export.targets import Exported, replacing, targets
 from lilliput.kernels import translations
 from lilliput.kernels.runtime import DOMAIN
 from lilliput.measure.latency import feeds, prepare, session
+from lilliput.measure.quiet import quiet
 from lilliput.quant.scales import saturating
 
 OPSET = 18
@@ -50,7 +48,7 @@ def write(model: nn.Module, example: Tensor, path: Path) -> Exported:
     """
     from onnx import checker
 
-    with _quiet():
+    with quiet():
         proto = _graph(lower(model), example)
     net = Net(proto)
     rewrite(net)
@@ -100,20 +98,6 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns about itself, and logs that torchvision is absent."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _open(path: Path) -> tuple[Any, dict[str, str]]:

@@ -123,7 +123,7 @@ class Candidate:
     @property
     def supernet(self) -> bool:
         """Whether it is a part of a network that is trained first, once for all of its widths."""
-        return isinstance(self.shape[0], Student) and any(isinstance(s, Slim) for s in self.shape) if self.shape else False
+        return {Student, Slim} <= {type(step) for step in self.shape}
 
     def _shaped(self, fit: Fit, epochs: int) -> tuple[Config, ...]:
         """The shape, with the training of the supernet that it is taken from, for as long as the first rung."""
