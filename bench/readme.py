@@ -81,11 +81,26 @@ def section(name: str, said: str) -> str:
     )
 
 
+def searched(name: str, said: str) -> str:
+    """What a search by hours ended with, its recipe, and where it is described."""
+    run = load("search")["runs"][name]
+    sides = [100 * run[key] for key in ("accuracy_before", "accuracy")]
+    recipe = "\n".join(f"    {line}" for line in run["recipe"].strip().splitlines())
+    lines = [
+        "| | before | after |", "|---|---:|---:|", f"| test accuracy | {sides[0]:.2f} % | {sides[1]:.2f} % |",
+        f"| `model.lil`, bytes | {run['bytes_before']:,} | {run['bytes']:,} |", f"| latency | 1.00x | {run['ratio']:.2f}x |",
+    ]  # fmt: skip
+    took = f"{run['seconds'] / 3600:.1f} hours, on {run['workers']} processes of a core each. {machine(run)}"
+    table = "\n".join(lines)
+    return f"{said}\n\n    {run['command']}\n\n{table}\n\nIt took {took} The recipe it found:\n\n{recipe}\n"
+
+
 def text() -> str:
     """Everything between the marks."""
     parts = [
         section("cifar", "A ResNet-56 for CIFAR-10 in half its latency, losing at most one point of accuracy:"),
         section("cifar_small", "With a size budget that int8 alone cannot meet, it prunes and distils as well (eight epochs):"),
+        searched("resnet56", "By hours, with a recipe that was searched and not chosen beforehand:"),
         section("digits", "What `make run` prints:"),
     ]
     return "\n".join(part for part in parts if part)
@@ -284,6 +299,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/rate.md": {"compact": tables.compact, "smallest": tables.smallest, "codec": tables.codec},
     "docs/benchmarks.md": {"benchmarks": lambda: benchmarks(PAGES)},
     "docs/recipes.md": {"recipes": recipes},
+    "docs/index.md": {"newcomer": tables.newcomer},
+    "docs/search.md": {"searches": tables.searches, "kills": tables.kills, "reports": tables.reports},
     "docs/kernels.md": {"kernels": kernels, "binary_peers": binary_peers, "sparse_latency": sparse_latency},
 }
 """What is generated: pages, and in each the text between `<!-- NAME:begin -->` and `<!-- NAME:end -->`."""

@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,15 @@ def search(name: str, command: list[str], args: argparse.Namespace) -> None:
     out = KEPT / name
     extra = ["--precision", "bf16-mixed", "--workers", str(args.workers), "--out", str(out)]
     code = [sys.executable, "-m", "lilliput", "compress", *command, *extra]
+    out.mkdir(parents=True, exist_ok=True)
+    kept = out / "asked.json"
+    before = json.loads(kept.read_text())["seconds"] if kept.exists() else 0.0
+    begun = time.perf_counter()
     done = subprocess.run(code)
+    seconds = round(before + time.perf_counter() - begun, 1)
+    shown = [Path(word).name if word.startswith("/") else word for word in [*command, *extra[:-2]]]
+    asked = {"command": f"lilliput compress {' '.join(shown)} --out out/{name}", "hours": args.hours, "workers": args.workers}
+    kept.write_text(json.dumps({**asked, "seconds": seconds}) + "\n")
     print(f"{name}: exit {done.returncode}, {out / 'report.html'}")
 
 
@@ -72,9 +81,11 @@ def table() -> None:
         metrics = json.loads(path.read_text())
         before, after = metrics["baseline"], metrics["compressed"]
         rows[path.parent.name] = {
-            "bytes": after["file_bytes"], "ratio": after["latency_ms"]["median"] / before["latency_ms"]["median"],
+            "bytes_before": before["file_bytes"], "bytes": after["file_bytes"],
+            "ratio": after["latency_ms"]["median"] / before["latency_ms"]["median"],
             "accuracy": after["accuracy"], "accuracy_before": before["accuracy"], "failures": metrics["failures"],
-            "seconds": metrics["seconds"], "front": metrics.get("front"),
+            "budget": metrics["budget"], "front": metrics.get("front"), **json.loads((path.parent / "asked.json").read_text()),
+            "recipe": (path.parent / "recipe.yaml").read_text(),
             "hardware": metrics["device"], "versions": metrics["versions"],
         }  # fmt: skip
         row = rows[path.parent.name]

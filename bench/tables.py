@@ -1,4 +1,4 @@
-"""Tables of the pages, from bench/results: integers, low bits, lottery tickets, files."""
+"""Tables of the pages, from bench/results: integers, low bits, lottery tickets, files, teachers, searches."""
 
 from __future__ import annotations
 
@@ -283,3 +283,51 @@ def taught(row: dict[str, Any]) -> tuple[str, ...]:
     points = "" if row.get("points") is None or row["name"].endswith(", none") else f"{row['points']:+.2f}"
     name = row["name"].split(", ", 1)[1] + (f" (diverged {row['diverged']}x)" if row["diverged"] else "")
     return (name, f"{row['accuracy']:.2f}{spread(row['spread'])}", points, str(len(row["seeds"])))
+
+
+def searches() -> str:
+    """What searches by hours ended with, and which points of a front a family alone beats in the same time."""
+    result = load("search")["runs"]
+    rows = []
+    for name, run in result.items():
+        lost = 100 * (run["accuracy_before"] - run["accuracy"])
+        rows.append((f"`{name}`", f"{run['hours']:g}", f"{run['seconds'] / 3600:.1f}", f"{run['bytes']:,}", f"{run['ratio']:.2f}x",
+                     f"{100 * run['accuracy']:.2f}", f"{lost:+.2f}", "; ".join(run["failures"]) or "met"))  # fmt: skip
+    head = ("search", "hours asked for", "taken", "bytes", "of the time", "test accuracy, %", "points lost", "budget")
+    alone = [(f"`{name.partition('-')[2]}`", str(run["beats"])) for name, run in result.items() if "beats" in run]
+    families = [
+        grid(("family alone, same hours", "points of the common front it beats"), alone),
+    ]
+    last = next(iter(result.values()))
+    said = (f"On {last['workers']} processes of one core each. {machine(last)}",)
+    return page(grid(head, rows), *(families if alone else []), list(said))
+
+
+def kills() -> str:
+    """A search that is killed again and again."""
+    result = load("kills")
+    same = all(result["same"].values())
+    return page([
+        f"A search on the digits was killed {result['kills']} times at random moments and then left alone. It recommended "
+        f"{'the same recipe and drew the same front' if same else 'something else'} as one that nobody disturbed, after "
+        f"{result['epochs_killed']} epochs that ended in all of its runs together, against {result['epochs_undisturbed']}."
+    ])  # fmt: skip
+
+
+def reports() -> str:
+    """How heavy reports are, and how fast they open."""
+    result = load("report")
+    rows = [(f"`{r['run']}`", f"{r['bytes'] / 1e6:.2f}", f"{r['opens_ms']['median'] / 1000:.2f}", str(r["drawings"]))
+            for r in result["reports"]]  # fmt: skip
+    head = ("report", "MB", "seconds until all is drawn", "drawings")
+    return page(grid(head, rows), [f"{result['browser']}, headless. {machine(result)}"])
+
+
+def newcomer() -> str:
+    """From clone to first report."""
+    result = load("newcomer")
+    found = result["hardware"]
+    return (
+        f"From a clone to the first report by `{result['command']}` took {result['seconds']:.0f} s, everything installed in it "
+        f"({found['cpu']}, {found['cores']} cores)."
+    )

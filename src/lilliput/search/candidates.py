@@ -44,20 +44,31 @@ FINISHES = {each.name: each for each in (FLOAT, INT8, RATE, RATE_INT8)}
 
 @dataclass(frozen=True)
 class Family:
-    """One way to shape a network: its steps for an amount that stays, in (0, 1]; `fixed` where there is nothing to choose."""
+    """One way to shape a network: its steps for an amount that stays, in (0, 1]; `fixed` where there is nothing to choose, and
+    `varied` where several amounts are worth trying if no budget names one."""
 
     name: str
     steps: Callable[[float], tuple[Config, ...]]
     fixed: bool = False
+    varied: bool = False
 
 
-# The order in which they compete where the hours do not reach for all.
+def _global(multiple: int) -> Callable[[float], tuple[Config, ...]]:
+    """All groups compared with each other, in widths that kernels compute without waste.
+
+    A width between two multiples costs what the next one does, and with some kernels more (bench/channel_speed.py).
+    """
+    return lambda a: (Channels(macs=a, criterion="group_norm", allocate="global", multiple=multiple), BatchNorm())
+
+
 FAMILIES = (
-    Family("channels", lambda a: (Channels(macs=a, criterion="group_norm", allocate="global"), BatchNorm())),
-    Family("channels by time", lambda a: (Channels(latency=a, criterion="group_norm", allocate="latency"), BatchNorm())),
-    Family("inner channels", lambda a: (Channels(keep=a, scope="inner", multiple=8), BatchNorm())),
+    Family("channels", _global(16), varied=True),
+    Family("channels in eights", _global(8), varied=True),
+    Family("channels by time", lambda a: (
+        Channels(latency=a, criterion="group_norm", allocate="latency"), BatchNorm()), varied=True),
+    Family("inner channels", lambda a: (Channels(keep=a, scope="inner", multiple=8), BatchNorm()), varied=True),
     Family("channels refitted", lambda a: (
-        Channels(macs=a, criterion="hessian", allocate="global", per="macs", compensate=True), BatchNorm())),
+        Channels(macs=a, criterion="hessian", allocate="global", per="macs", compensate=True, multiple=8), BatchNorm())),
     Family("factors", lambda a: (
         Factorize(method=("svd", "spatial", "tucker2"), macs=a, worth="loss", whiten=True, images=256), BatchNorm())),
     Family("blocks", lambda a: (Layers(macs=a, criterion="kl", images=64), BatchNorm())),

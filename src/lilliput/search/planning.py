@@ -117,7 +117,7 @@ class Planner:
             self._drop(family, end, str(error))
 
     def _variants(self, family: Family, end: Finish, amounts: tuple[float, ...]) -> Iterator[Candidate]:
-        for amount in amounts if family in FAMILIES[:3] else amounts[:1]:
+        for amount in amounts if family.varied else amounts[:1]:
             try:
                 yield self._try(Candidate(f"{family.name} {amount:g}", family.steps(amount), end.name))
             except VERDICTS as error:
