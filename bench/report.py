@@ -24,8 +24,8 @@ ROOT = Path(__file__).parent.parent
 REPEATS = 5
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-background-networking --no-first-run --window-size=1280,900"
-# Stands last on the page, so the charts are there; two frames later they are painted. A frame that is being written keeps the page
-# from having been loaded, so that the browser does not end before.
+# Stands last on the page, so the charts are there; two frames later they are painted. An inner document that is still being
+# written keeps the page from having been loaded, so that the browser does not end before.
 MARK = """<script>
 const hold = document.body.appendChild(document.createElement("iframe"));
 hold.contentDocument.open();

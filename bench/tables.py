@@ -291,8 +291,9 @@ def searches() -> str:
     rows = []
     for name, run in result.items():
         lost = 100 * (run["accuracy_before"] - run["accuracy"])
-        rows.append((f"`{name}`", f"{run['hours']:g}", f"{run['seconds'] / 3600:.1f}", f"{run['bytes']:,}", f"{run['ratio']:.2f}x",
-                     f"{100 * run['accuracy']:.2f}", f"{lost:+.2f}", "; ".join(run["failures"]) or "met"))  # fmt: skip
+        accuracy, failed = f"{100 * run['accuracy']:.2f}", "; ".join(run["failures"])
+        rows.append((f"`{name}`", f"{run['hours']:g}", f"{run['seconds'] / 3600:.1f}", f"{run['bytes']:,}",
+                     f"{run['ratio']:.2f}x", accuracy, f"{lost:+.2f}", failed or "met"))  # fmt: skip
     head = ("search", "hours asked for", "taken", "bytes", "of the time", "test accuracy, %", "points lost", "budget")
     alone = [(f"`{name.partition('-')[2]}`", str(run["beats"])) for name, run in result.items() if "beats" in run]
     families = [

@@ -65,6 +65,7 @@ def search(folder: Path, budget: Budget = BUDGET, effort: Effort = EFFORT) -> Se
     made = Search(network(1.0).eval(), bench, known, budget, effort, folder / "search", lambda line: None)
     made.fit = replace(made.fit, batch_size=27)
     known.keep(f"epoch {effort.precision}", lambda: 0.5)
+    known.keep("rounding", lambda: 0.03)
     known.keep(f"planning {made.trials.name}", lambda: 0.0)
     return made
 

@@ -20,8 +20,11 @@ from lilliput.quant.rate import RateQuantize, gridded
 from lilliput.recipe import Recipe
 from lilliput.store import save
 
-FINEST, COARSEST = 2.0**-15, 2.0**-4
+LOW, HIGH = -15.0, -4.0  # logarithms of the step, to base 2
+FINEST, COARSEST = 2.0**LOW, 2.0**HIGH
 HALVINGS = 9  # which leaves two percent of the step, or half a percent of the bytes
+CLOSE, NARROW = 0.007, 0.03  # octaves of bytes that may be left over, and of steps that may lie between
+SLOPE = -0.4  # octaves of bytes an octave of the step, until two steps say it
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,7 @@ def pack(
     if size is not None:
         step = search.fitting(size)
     else:
-        step = search.step(
-            lambda rounded: 100 * (before - search.right(search.ended(rounded))) <= (drop or 0) + 1e-9, finest=False
-        )
+        step = search.coarsest(lambda rounded: 100 * (before - search.right(search.ended(rounded))) <= (drop or 0) + 1e-9)
     if step is None:
         wanted = f"`size` (={size:,.0f} bytes)" if size is not None else f"`drop` (={drop} points)"
         raise BudgetError(
@@ -88,6 +89,8 @@ class _Search:
         if not sites:
             raise ConfigError("there is no layer whose weight could be rounded: all have maps already; bake the model first")
         self.seen = method.seen(self.plan, sites, look)
+        self.sizes: dict[float, int] = {}
+        self.added: dict[float, int] = {}
 
     def rounded(self, step: float) -> nn.Module:
         """The network at this step."""
@@ -108,18 +111,36 @@ class _Search:
 
     def fitting(self, size: float) -> float | None:
         """The finest step whose file fits. What follows adds bytes that hardly depend on the step, so they are known early."""
-        more = self.more(self.method.step)
+        place = min(max(math.log2(self.method.step or FINEST), LOW), HIGH)
+        more = self.more(place)
         while True:
-            left = size - more
-            step = self.step(lambda rounded, left=left: self.bytes(rounded) <= left, finest=True)  # type: ignore[misc]
-            if step is None or self.more(step) <= more:
-                return step
-            more = self.more(step)
+            found = self.filling(size - more)
+            if found is None or self.more(found) <= more:
+                return None if found is None else 2.0**found
+            more = self.more(found)
 
-    def more(self, step: float) -> int:
-        """The bytes that what follows adds to the file of a step."""
-        rounded = self.rounded(step)
-        return self.bytes(self.ended(rounded)) - self.bytes(rounded) if self.then else 0
+    def filling(self, size: float) -> float | None:
+        """The logarithm of the finest step whose file, without what follows, is at most so large.
+
+        Bytes fall with the step about as a power does, so the secant through the nearest steps on both sides finds it.
+        """
+        if size <= 0:
+            return None
+        for _ in range(2 * HALVINGS):
+            known = {place: math.log2(many / size) for place, many in self.sizes.items()}
+            place = _next(known)
+            if place is None or place in known:  # near enough, or an end of the range
+                break
+            self.sizes[place] = self.bytes(self.rounded(2.0**place))
+        return min((place for place, many in self.sizes.items() if many <= size), default=None)
+
+    def more(self, place: float) -> int:
+        """The bytes that what follows adds to the file of a step, whose own it notes."""
+        if place not in self.added:
+            rounded = self.rounded(2.0**place)
+            self.sizes[place] = self.bytes(rounded)
+            self.added[place] = self.bytes(self.ended(rounded)) - self.sizes[place] if self.then else 0
+        return self.added[place]
 
     def right(self, model: nn.Module) -> float:
         """Validation accuracy, as a share."""
@@ -130,9 +151,9 @@ class _Search:
         with tempfile.TemporaryDirectory() as folder:
             return save(model, Path(folder) / "packed.lil", architecture=self.architecture)
 
-    def step(self, holds: Callable[[nn.Module], bool], finest: bool) -> float | None:
-        """The finest step for which something holds, or the coarsest; none where it does not at the other end."""
-        good, bad = (COARSEST, FINEST) if finest else (FINEST, COARSEST)
+    def coarsest(self, holds: Callable[[nn.Module], bool]) -> float | None:
+        """The coarsest step for which something holds, found by halving; none where it does not for the finest."""
+        good, bad = FINEST, COARSEST
         if not holds(self.rounded(good)):
             return None
         if holds(self.rounded(bad)):
@@ -141,3 +162,21 @@ class _Search:
             middle = math.sqrt(good * bad)
             good, bad = (middle, bad) if holds(self.rounded(middle)) else (good, middle)
         return good
+
+
+def _next(known: dict[float, float]) -> float | None:
+    """The place to look at next, from the logarithms of bytes beside the size at others; none where one is near enough.
+
+    >>> _next({-10.0: 0.2}), _next({-10.0: -0.001})
+    (-9.49, None)
+    """
+    fits = min((place for place, over in known.items() if over <= 0), default=None)
+    bursts = max((place for place, over in known.items() if over > 0), default=None)
+    if fits is not None and (known[fits] >= -CLOSE or (bursts is not None and fits - bursts < NARROW)):
+        return None
+    if fits is None or bursts is None:
+        nearest = next(place for place in (fits, bursts) if place is not None)
+        return min(max(round(nearest + (-CLOSE / 2 - known[nearest]) / SLOPE, 2), LOW), HIGH)
+    slope = (known[fits] - known[bursts]) / (fits - bursts)
+    wanted = bursts + (-CLOSE / 2 - known[bursts]) / slope
+    return wanted if bursts < wanted < fits else (bursts + fits) / 2

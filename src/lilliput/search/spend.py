@@ -19,7 +19,8 @@ from lilliput.core.record import record
 from lilliput.errors import ConfigError, UnknownName
 from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
-from lilliput.recipe import Bake, Bench, Recipe, Student, prefix_id, run, start_text
+from lilliput.quant.rate import RateQuantize
+from lilliput.recipe import Bake, Bench, Recipe, Student, look, prefix_id, run, start_text
 from lilliput.search.budget import Budget
 from lilliput.search.candidates import FAMILIES, Candidate, students, widths
 from lilliput.search.gentle import Proposal, file_bytes
@@ -35,7 +36,7 @@ Steps = tuple[Config, ...]
 TEXT = 256  # bytes for what a file says of the steps after training
 POLL = 1.0  # seconds between two looks at what others do
 KEPT = 64 * 2**20  # bytes an epoch that what the teacher says may take on disk
-LOOKS = 4  # at all validation images, until a candidate that is rounded for the file has been judged
+ROUNDINGS = 6  # until a file of the size asked for has been found
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,9 @@ class Search:
             planned = Planner(self.model, self.bench, self.budget, self.clock, say, self.families).plan()
             epoch = self.clock.keep(f"epoch {self.effort.precision}", lambda: epoch_seconds(
                 copy.deepcopy(self.model), self.bench, self.fit))  # fmt: skip
+            judging = self._judging(epoch)
             left = 3600 * self.effort.hours - self.clock.keep(f"planning {self.trials.name}", spent)
-        ladder = self._ladder(planned.candidates, left, epoch)
+        ladder = self._ladder(planned.candidates, left, epoch, judging)
         plan = {
             "candidates": [c.to_json() for c in planned.candidates], "whole": [c.to_json() for c in planned.whole],
             "dropped": planned.dropped, "rungs": [asdict(r) for r in ladder], "epoch_seconds": epoch,
@@ -167,18 +169,25 @@ class Search:
         self.say(_told(ladder, epoch, len(planned.candidates)))
         return plan
 
-    def _ladder(self, candidates: list[Candidate], seconds: float, epoch: float) -> list[Rung]:
+    def _ladder(self, candidates: list[Candidate], seconds: float, epoch: float, judging: float) -> list[Rung]:
         """The rungs; what the training of supernets takes, about as much as of one more candidate each, is set aside."""
-        found = rungs(len(candidates), seconds, epoch, self._judging(epoch))
+        found = rungs(len(candidates), seconds, epoch, judging)
         supernets = {c.shape[0] for c in candidates if c.supernet}
         if not found or not supernets:
             return found
-        return rungs(len(candidates), seconds - len(supernets) * found[0].epochs * epoch, epoch, self._judging(epoch))
+        return rungs(len(candidates), seconds - len(supernets) * found[0].epochs * epoch, epoch, judging)
 
     def _judging(self, epoch: float) -> float:
-        """About how long it takes to see what a trained candidate is worth: a forward is a quarter of a training's work."""
-        looks = 1 if self.budget.size is None else LOOKS
-        return looks * epoch / 4 * len(self.bench.task.val) / len(self.bench.task.train)
+        """About how many seconds it takes to see what a trained candidate is worth: a forward is a quarter of the work of a
+        training, and where the file is limited, weights are rounded until they fit."""
+        right = epoch / 4 * len(self.bench.task.val) / len(self.bench.task.train)
+        return right if self.budget.size is None else right + ROUNDINGS * self.clock.keep("rounding", self._rounding)
+
+    def _rounding(self) -> float:
+        """Seconds of rounding the network once."""
+        begun = time.perf_counter()
+        RateQuantize()(self.model, look(self.bench))
+        return time.perf_counter() - begun
 
     def work(self) -> int:
         """Train whatever is due and nobody else trains, until nothing is left; how many candidates that were."""
