@@ -27,7 +27,8 @@ from stored import once
 from torch import nn
 
 from lilliput.clock import Clock
-from lilliput.measure import accuracy, hardware, profile, versions
+from lilliput.measure import hardware, profile, versions
+from lilliput.measure.accuracy import accuracy
 from lilliput.recipe import Bench, Recipe, look, run
 from lilliput.search.budget import Budget
 from lilliput.search.candidates import Candidate

@@ -83,7 +83,9 @@ def section(name: str, said: str) -> str:
 
 def searched(name: str, said: str) -> str:
     """What a search by hours ended with, its recipe, and where it is described."""
-    run = load("search")["runs"][name]
+    run = load("search")["runs"].get(name)
+    if run is None or run["failures"]:
+        return ""  # the pages of searches say what was missed
     sides = [100 * run[key] for key in ("accuracy_before", "accuracy")]
     recipe = "\n".join(f"    {line}" for line in run["recipe"].strip().splitlines())
     lines = [
