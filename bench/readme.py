@@ -82,7 +82,7 @@ def section(name: str, said: str) -> str:
 
 
 def searched(name: str, said: str) -> str:
-    """What a search by hours ended with, its recipe, and where it is described."""
+    """What a search by hours ended with, and its recipe, where it met its budget."""
     run = load("search")["runs"].get(name)
     if run is None or run["failures"]:
         return ""  # the pages of searches say what was missed

@@ -296,12 +296,10 @@ def searches() -> str:
                      f"{run['ratio']:.2f}x", accuracy, f"{lost:+.2f}", failed or "met"))  # fmt: skip
     head = ("search", "hours asked for", "taken", "bytes", "of the time", "test accuracy, %", "points lost", "budget")
     alone = [(f"`{name.partition('-')[2]}`", str(run["beats"])) for name, run in result.items() if "beats" in run]
-    families = [
-        grid(("family alone, same hours", "points of the common front it beats"), alone),
-    ]
-    last = next(iter(result.values()))
-    said = (f"On {last['workers']} processes of one core each. {machine(last)}",)
-    return page(grid(head, rows), *(families if alone else []), list(said))
+    families = [grid(("family alone, same hours", "points of the common front it beats"), alone)] if alone else []
+    first = next(iter(result.values()))
+    said = f"On {first['workers']} processes of one core each. {machine(first)}"
+    return page(grid(head, rows), *families, [said])
 
 
 def kills() -> str:

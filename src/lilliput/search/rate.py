@@ -89,14 +89,17 @@ class _Search:
         if not sites:
             raise ConfigError("there is no layer whose weight could be rounded: all have maps already; bake the model first")
         self.seen = method.seen(self.plan, sites, look)
-        self.sizes: dict[float, int] = {}
+        self.sizes: dict[float, int] = {}  # bytes by the logarithm of the step; and those that what follows adds
         self.added: dict[float, int] = {}
+        self.last: tuple[float, nn.Module] | None = None  # the step found is looked at, weighed with what follows, and returned
 
     def rounded(self, step: float) -> nn.Module:
-        """The network at this step."""
-        after = perform(self.plan, [])
-        self.method.round(after, self.seen, step)
-        return attach(after, recipe=self.recipe(step).text())
+        """The network at this step; the last one is kept."""
+        if self.last is None or self.last[0] != step:
+            after = perform(self.plan, [])
+            self.method.round(after, self.seen, step)
+            self.last = step, attach(after, recipe=self.recipe(step).text())
+        return self.last[1]
 
     def ended(self, rounded: nn.Module) -> nn.Module:
         """With what follows."""

@@ -36,7 +36,7 @@ Steps = tuple[Config, ...]
 TEXT = 256  # bytes for what a file says of the steps after training
 POLL = 1.0  # seconds between two looks at what others do
 KEPT = 64 * 2**20  # bytes an epoch that what the teacher says may take on disk
-ROUNDINGS = 6  # until a file of the size asked for has been found
+ROUNDINGS = 6  # and what comes with them, until a file of the size asked for has been found
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,10 @@ class Search:
     def _rounding(self) -> float:
         """Seconds of rounding the network once."""
         begun = time.perf_counter()
-        RateQuantize()(self.model, look(self.bench))
+        try:
+            RateQuantize()(self.model, look(self.bench))
+        except VERDICTS as error:  # every candidate that is like it will be out for the same reason
+            self.say(f"as it is, rounded: {error}")
         return time.perf_counter() - begun
 
     def work(self) -> int:
