@@ -12,7 +12,9 @@ from torch import nn
 
 import lilliput as lp
 from lilliput import kernels
+from lilliput.core.edits import Swap
 from lilliput.core.method import Look
+from lilliput.core.record import edits
 from lilliput.errors import ConfigError, DataError, WorkError
 from lilliput.kernels import rounding
 from lilliput.kernels.rounding import Job
@@ -21,6 +23,7 @@ from lilliput.quant import Quantize
 from lilliput.quant.curvature import Curvature, curvature, upper
 from lilliput.quant.rate import PRICE, RateQuantize, gridded, round_layer
 from lilliput.store import load, save
+from lilliput.store.tensors import Stored, stepped
 
 pytestmark = pytest.mark.skipif(kernels.backend() != "native", reason="only the native core rounds")
 
@@ -266,6 +269,23 @@ def test_integers_may_follow_and_the_file_keeps_its_codes(how: str, tmp_path: Pa
         weight = both.get_submodule(site).weight
         assert (first.name, last.name) == ("grid", "affine")
         assert torch.equal(first(weight), rounded.get_submodule(site).mapped_weight())
+
+
+def test_biases_stay_as_coarse_as_they_were_and_whole_for_integer_kernels() -> None:
+    """A file keeps the whole numbers of a layer in few bits only where they have one step."""
+    model = network()
+    rounded = RateQuantize(step=0.003)(model, look(model))
+    both = Quantize(weights="power", images=32)(rounded, look(model))
+    inputs = {e.site: e.spec["input"] for e in edits(both) if isinstance(e, Swap) and e.layer == "whole_bias"}
+    assert inputs
+    for site, scale in inputs.items():
+        before, after = (net.get_submodule(site).bias.detach().double() for net in (rounded, both))
+        step, coarse = stepped(Stored(after.float(), None)).step, stepped(Stored(before.float(), None)).step
+        assert step is not None and coarse is not None
+        assert (after - before).abs().max() <= coarse / 4 + 1e-9
+        units = after / (both.get_submodule(site).weight_maps[-1].scale.double() * np.float32(scale))
+        living = (both.get_submodule(site).mapped_weight().flatten(1) != 0).any(1)
+        assert torch.equal(units[living], units[living].round())
 
 
 def test_weights_that_loaded_are_ordinary_floats(tmp_path: Path) -> None:

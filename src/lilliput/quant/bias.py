@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lilliput.core.layers import Compressed, Mapped, swaps
 from lilliput.errors import EditError
@@ -16,9 +16,12 @@ from lilliput.quant.integer import Affine
 class WholeBias(Compressed):
     """The same layer, its bias rounded to what a 32-bit accumulator holds, so that PyTorch and the runtime compute alike.
 
-    b̂ = round(b / (s_x·s_w))·s_x·s_w          with s_x the input's scale, s_w the weight's (one an output channel)
-    |b̂ − b| ≤ s_x·s_w / 2, which is far below a level of the output; yet left to the export it changes about one value in
-    a hundred by a level before a deep network ends. Channels without weights keep their bias: any unit would do for them.
+    b̂ = round(b / u)·u,   u = s_x·s_w·2^k     with s_x the input's scale, s_w the weight's (one an output channel)
+    k is 0 for biases of full precision: |b̂ − b| ≤ s_x·s_w / 2, which is far below a level of the output; yet left to the
+    export it changes about one value in a hundred by a level before a deep network ends. Biases that are whole multiples of a
+    power of two B, because a file keeps them in few bits (quant/rate), stay as coarse: k is the largest with u ≤ B / 2. Where
+    the s_w are powers of two, u is one for the layer. Channels without weights, for which any unit would do, then take the
+    finest of the others, and keep their bias where these have full precision.
     Jacob et al. 2018, arXiv:1712.05877, section 2.4.
     """
 
@@ -37,7 +40,17 @@ class WholeBias(Compressed):
         quantizer = layer.weight_maps[-1] if isinstance(layer, Mapped) and len(layer.weight_maps) else None
         if not isinstance(quantizer, Affine) or layer.bias is None:
             raise EditError("only a layer with a bias and an integer weight has a unit for its bias")
-        unit = (quantizer.scale * torch.tensor(input, device=layer.bias.device)).double()
+        unit = (quantizer.scale * torch.tensor(input, device=layer.bias.device)).double().expand(len(layer.bias))
+        coarser = (_coarseness(layer.bias) / 2 / unit).log2().floor().clamp(min=0).exp2()
         dead = (layer.mapped_weight().flatten(1) == 0).all(1)
-        whole = (layer.bias.double() / unit).round() * unit
-        layer.bias.copy_(torch.where(dead, layer.bias.double(), whole))
+        if not dead.all():
+            unit = torch.where(dead, (unit * coarser)[~dead].min(), unit * coarser)
+            whole = (layer.bias.double() / unit).round() * unit + 0.0  # a negative zero is no whole number to a file
+            layer.bias.copy_(torch.where(dead & (coarser[~dead].max() == 1), layer.bias.double(), whole))
+
+
+def _coarseness(biases: Tensor) -> Tensor:
+    """The greatest power of two that divides all of them."""
+    mantissa, exponent = torch.frexp(biases[biases != 0].double())
+    whole = (mantissa * 2**24).long()  # exact, as float32 has 24 bits
+    return ((whole & -whole) * (exponent.double() - 24).exp2()).amin() if len(whole) else biases.new_tensor(1.0).double()

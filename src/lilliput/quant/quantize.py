@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import field
 from fnmatch import fnmatchcase
@@ -30,6 +31,7 @@ from lilliput.quant.rounding import roundings
 from lilliput.quant.synthesize import synthesize
 
 GRADIENTS = range(2, 9)
+BRIEF = 10  # binary digits of an activation's scale where files are to be small: biases stay whole numbers of a few bits
 FORMS = {
     "none": ("affine", "affine"), "lsq": ("lsq", "lsq"), "lsq+": ("lsq", "lsq+"), "pact": ("dorefa", "pact"),
     "syq": ("syq", "lsq"), "dorefa": ("dorefa", "dorefa_clip"),
@@ -46,7 +48,8 @@ class Quantize(Method):
     bits, activations: widths of weights and activations: 2 to 8, 16, or 32, which leaves them alone; or fp16 and bf16.
     Above 8 nothing runs as integers. widths, input_widths: other widths of the weights and inputs of some layers, by pattern;
     sums: the width of what additions and means read, where it is another than `activations`: layers then quantize it once more.
-    range: the rule for activations (quant/ranges); weights: "mse", "max" or "power"; scales: one a "channel" or one a "tensor".
+    range: the rule for activations (quant/ranges); weights: "mse", "max" or "power", for small files (biases too
+    then stay whole numbers of few bits); scales: one a "channel" or one a "tensor".
     round: "nearest", "descent", "adaround" (quant/rounding) or "block" (quant/blocks); correct: biases by what the float
     network says (quant/reconstruct). images: how many calibrate; source: "data", or "norms", which needs none (synthesize).
     learn: quantizers that training goes on with: "lsq", "lsq+", "pact", "syq", "dorefa"; gradients: the width of gradients in
@@ -229,7 +232,8 @@ class Quantize(Method):
         if bits == 32:
             return None
         spans = [ranges[self.range](each, 2**bits) for each in seen]
-        return FORMS[self.learn][1], grid(min(low for low, _ in spans), max(high for _, high in spans), bits)
+        digits = BRIEF if self.weights == "power" else 24
+        return FORMS[self.learn][1], grid(min(low for low, _ in spans), max(high for _, high in spans), bits, digits)
 
     def _biases(self, folded: nn.Module, found: Placement, grids: list[Any]) -> list[Edit]:
         """Whole biases where weights and inputs are integers that kernels multiply."""
@@ -245,14 +249,17 @@ class Quantize(Method):
         return made
 
 
-def grid(low: float, high: float, bits: int) -> dict[str, Any]:
-    """The spec of an unsigned quantizer that covers low..high and has a level at 0.
+def grid(low: float, high: float, bits: int, digits: int = 24) -> dict[str, Any]:
+    """The spec of an unsigned quantizer that covers low..high and has a level at 0, its scale of so many binary digits.
 
     >>> grid(0.0, 25.5, 8)
     {'bits': 8, 'signed': False, 'scale': 0.1, 'zero': 0}
     """
     low, high, last = min(low, 0.0), max(high, 0.0), 2**bits - 1
-    scale = torch.tensor((high - low) / last if high > low else 1 / last, dtype=torch.float32).clamp(min=1e-30)
+    mantissa, exponent = math.frexp(max((high - low) / last if high > low else 1 / last, 1e-30))
+    if digits < 24:  # rounded up, so that the range is still covered
+        mantissa = math.ceil(math.ldexp(mantissa, digits)) / 2**digits
+    scale = torch.tensor(math.ldexp(mantissa, exponent), dtype=torch.float32)
     short = float(str(scale.numpy()))  # the shortest text that names this float32
     return {"bits": bits, "signed": False, "scale": short, "zero": min(last, round(-low / short))}
 

@@ -151,7 +151,7 @@ def _take_weights(layer: Any, weights: Tensor, steps: Tensor) -> None:
     numbers = weights[:, : steps.shape[1]]
     layer.weight.copy_(((numbers / steps).round().float() * steps.float()).view(layer.weight.shape))
     if layer.bias is not None:
-        layer.bias.copy_(weights[:, -1])
+        layer.bias.copy_(weights[:, -1] + 0.0)  # a negative zero is no whole number to a file
 
 
 def _set_steps(grid: Grid, weight: Tensor, across: Tensor, down: Tensor, step: float) -> None:

@@ -37,6 +37,7 @@ TEXT = 256  # bytes for what a file says of the steps after training
 POLL = 1.0  # seconds between two looks at what others do
 KEPT = 64 * 2**20  # bytes an epoch that what the teacher says may take on disk
 ROUNDINGS = 6  # and what comes with them, until a file of the size asked for has been found
+FINER = 4  # times as many images show the winner's curvature, which takes about half as many roundings, each as much longer
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Search:
             epoch = self.clock.keep(f"epoch {self.effort.precision}", lambda: epoch_seconds(
                 copy.deepcopy(self.model), self.bench, self.fit))  # fmt: skip
             judging = self._judging(epoch)
-            left = 3600 * self.effort.hours - self.clock.keep(f"planning {self.trials.name}", spent)
+            left = 3600 * self.effort.hours - self.clock.keep(f"planning {self.trials.name}", spent) - self._ending()
         ladder = self._ladder(planned.candidates, left, epoch, judging)
         plan = {
             "candidates": [c.to_json() for c in planned.candidates], "whole": [c.to_json() for c in planned.whole],
@@ -182,6 +183,10 @@ class Search:
         training, and where the file is limited, weights are rounded until they fit."""
         right = epoch / 4 * len(self.bench.task.val) / len(self.bench.task.train)
         return right if self.budget.size is None else right + ROUNDINGS * self.clock.keep("rounding", self._rounding)
+
+    def _ending(self) -> float:
+        """About how many seconds the winner's file takes beyond the judging of any candidate."""
+        return 0.0 if self.budget.size is None else FINER * ROUNDINGS / 2 * self.clock.keep("rounding", self._rounding)
 
     def _rounding(self) -> float:
         """Seconds of rounding the network once."""
@@ -227,7 +232,7 @@ class Search:
             batches = max(1, len(self.bench.task.train) // self.fit.batch_size)
             steps = candidate.steps(epochs, self.fit, batches)
             trained = run(self.model, Recipe(steps), self.bench).model
-            model, after = self._finished(candidate, trained, steps)
+            model, after = self._finished(candidate, trained, steps, last=len(epochs) == len(self.plan()["rungs"]))
         except VERDICTS as error:
             return Outcome(None, {"why": str(error)})
         task = self.bench.task
@@ -238,17 +243,24 @@ class Search:
             return Outcome(None, {**found, "why": f"{size:,} bytes after training, over the {limit:,.0f} asked for"})
         return Outcome(self.value(right, candidate.ratio), found)
 
-    def _finished(self, candidate: Candidate, trained: nn.Module, steps: Steps) -> tuple[nn.Module, Steps]:
-        """The network as it will be stored, and all of its steps."""
+    def _finished(self, candidate: Candidate, trained: nn.Module, steps: Steps, last: bool) -> tuple[nn.Module, Steps]:
+        """The network as it will be stored, and all of its steps; the file of the last rung is rounded with more care."""
         if candidate.end.rated:
-            assert self.budget.size is not None
-            found = pack(
-                bake(trained), self.bench.task, size=self.budget.size.of(self.start["bytes"]) - TEXT, seed=self.bench.seed,
-                architecture=record(trained).architecture, then=candidate.end.then,
-            )  # fmt: skip
-            steps = (*steps, Bake(), found.method)
+            method = self._rounded(candidate, trained, RateQuantize())
+            if last and len(self.bench.task.train) > method.images:
+                method = self._rounded(candidate, trained, replace(method, images=FINER * method.images))
+            steps = (*steps, Bake(), method)
         steps = (*steps, *candidate.end.then)
         return run(self.model, Recipe(steps), self.bench).model, steps
+
+    def _rounded(self, candidate: Candidate, trained: nn.Module, method: RateQuantize) -> RateQuantize:
+        """The method with the step that fits into the file, looked for from the one it has."""
+        assert self.budget.size is not None
+        size = self.budget.size.of(self.start["bytes"]) - TEXT
+        return pack(
+            bake(trained), self.bench.task, size=size, seed=self.bench.seed, method=method,
+            architecture=record(trained).architecture, then=candidate.end.then,
+        ).method  # fmt: skip
 
     @property
     def start(self) -> dict[str, Any]:
