@@ -200,6 +200,16 @@ def test_finishes_are_those_of_the_budget_and_no_family_is_forgotten(limits: Any
     assert {name for _, name in found} | dropped >= {family.name for family in FAMILIES}
 
 
+def test_where_the_whole_is_fast_enough_shapes_of_fewer_weights_compete_and_not_its_like(tmp_path: Path) -> None:
+    """The clock charges 0.7 for integers: enough for one finish, while the other must shrink until it is."""
+    plan = search(tmp_path, Budget.read(latency="0.8x", size="0.3x"), Effort(0.005, families=("channels in eights",))).plan()
+    found = {(c["name"], c["finish"]) for c in plan["candidates"]}
+    amounts = {name for name, end in found if end == "rate in int8"}
+    assert "as it is" in amounts and amounts <= {"as it is", "channels in eights 0.6", "channels in eights 0.35"}
+    assert len(amounts) + sum(name.startswith("channels in eights, rate in int8") for name in plan["dropped"]) >= 2
+    assert ("as it is", "rate") not in found
+
+
 def test_students_of_other_architectures_compete(tmp_path: Path) -> None:
     small = "resnet8:channels=1,classes=3,width=0.25"
     found = search(tmp_path, Budget.read(latency="0.5x"), Effort(0.005, families=(), students=(small,))).go()

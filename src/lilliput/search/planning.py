@@ -29,7 +29,7 @@ CLOSE = 0.92  # to the budget is near enough
 LEAST = 0.08  # of the network stays; a family that must go below is left out
 SECONDS = 1.0  # a measurement
 VARIANTS = (0.75, 0.5, 0.3)  # amounts where no budget says how much must go
-THINNER = (0.6, 0.35)  # shapes beside the whole network where only the file is limited
+THINNER = (0.6, 0.35)  # shapes beside the whole network where only the file, so finished, asks for less
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,17 @@ class Planner:
         for end in self._ends():
             if family.fixed:
                 yield from self._fixed(family, end)
+            elif self.budget.size is not None and self._whole(end):
+                yield from self._variants(family, end, THINNER)
             elif self._shapes:
                 yield from self._gentlest(family, end)
             else:
-                yield from self._variants(family, end, VARIANTS if self.budget.size is None else THINNER)
+                yield from self._variants(family, end, VARIANTS)
+
+    def _whole(self, end: Finish) -> bool:
+        """Whether the whole network, so finished, is fast enough already: a shape just as fast would be nearly the same."""
+        known = self.int8 if end.then else self.start
+        return known is not None and self._excess(replace(known, finish=end.name)) <= 1
 
     def _fixed(self, family: Family, end: Finish) -> Iterator[Candidate]:
         """What cannot be made smaller: it meets the budget, or it does not."""
@@ -119,9 +126,14 @@ class Planner:
     def _variants(self, family: Family, end: Finish, amounts: tuple[float, ...]) -> Iterator[Candidate]:
         for amount in amounts if family.varied else amounts[:1]:
             try:
-                yield self._try(Candidate(f"{family.name} {amount:g}", family.steps(amount), end.name))
+                found = self._try(Candidate(f"{family.name} {amount:g}", family.steps(amount), end.name))
             except VERDICTS as error:
                 self._drop(family, end, str(error))
+            else:
+                if (over := self._excess(found)) <= 1:
+                    yield found
+                else:
+                    self._drop(family, end, f"at {amount:g} takes {over:.2f} of what the budget allows")
 
     def _gentlest(self, family: Family, end: Finish) -> Iterator[Candidate]:
         """The amount at which it just meets the budget: what is over it by a third keeps a third less next time."""
