@@ -94,3 +94,5 @@ def test_what_is_missing_is_named() -> None:
         Factorize(macs=0.5, worth="loss")(net(), lp.Look(IMAGES[:1]))
     with pytest.raises(ConfigError, match=r"`worth` .*error, loss"):
         Factorize(macs=0.5, worth="size")(net(), lp.Look(IMAGES[:1]))
+    with pytest.raises(ConfigError, match=r"`worth` \(=loss\) .*`energy` decides"):
+        Factorize(energy=0.5, worth="loss")(net(), lp.Look(IMAGES[:1]))

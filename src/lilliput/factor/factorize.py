@@ -25,7 +25,8 @@ from lilliput.factor.sites import Site, sites
 from lilliput.factor.times import edits, outlined, share, thinned, times
 from lilliput.measure import profile
 
-RULES = ("rank", "energy", "error", "macs", "params", "latency")
+BUDGETS = ("macs", "params", "latency")  # for the whole network
+RULES = ("rank", "energy", "error", *BUDGETS)
 TRIES = 6  # measurements of whole networks until a latency target holds
 SURE = 0.985  # of the target: medians are known to 1 %, so what is measured there is within it the next time as well
 
@@ -101,6 +102,11 @@ class Factorize(Method):
         ):  # fmt: skip
             if value not in known:
                 raise ConfigError(f"`{option}` (={value}) is one of {', '.join(known)}")
+        if self.worth == "loss" and given and given[0] not in BUDGETS:
+            raise ConfigError(
+                f"`worth` (=loss) shares ranks out within a budget, and `{given[0]}` decides for each layer alone; "
+                f"leave it out, or give {', '.join(f'`{rule}`' for rule in BUDGETS)}"
+            )
         if self.multiple < 1 or self.images < 1 or not 0 < self.strength <= 1:
             raise ConfigError(
                 f"`multiple` (={self.multiple}) and `images` (={self.images}) are at least 1, "
@@ -154,7 +160,7 @@ class Factorize(Method):
         offers = self._offers(model, found, look, stays)
         if not offers:
             return [], stays, False
-        if rule in ("macs", "params", "latency"):
+        if rule in BUDGETS:
             return self._spend(model, offers, look, rule, stays), stays, True
         return self._each(offers, rule, stays), stays, True
 
