@@ -2,12 +2,13 @@
 
     python bench/search.py resnet56 [--hours 1.5] [--workers 2]       100 kB, half the time, half a point; CIFAR-10
     python bench/search.py mobilenet [--hours 1] [--epochs 10]        250 kB, 0.6 of the time, one point; Fashion-MNIST
-    python bench/search.py family NAME [--hours 1.5] [--workers 2]    the first, with one family of candidates
+    python bench/search.py family NAME [--hours 0.5] [--workers 2]    the first, with one family of candidates, or with `all`
     python bench/search.py table                                      writes bench/results/search.json
 
-Every part can be stopped and goes on where it was; runs lie in out/search. `resnet56` needs
-$LILLIPUT_WEIGHTS/resnet56-cifar10.safetensors and CIFAR-10 where `lilliput data` finds it. `mobilenet` trains its own first.
-Latencies are those of the run itself, measured in turns with the uncompressed network: let nothing else run while it plans.
+A front is compared with that of `all`, which had the same hours. Every part can be stopped and goes on where it was; runs lie in
+out/search. `resnet56` needs $LILLIPUT_WEIGHTS/resnet56-cifar10.safetensors and CIFAR-10 where `lilliput data` finds it.
+`mobilenet` trains its own first. Latencies are those of the run itself, measured in turns with the uncompressed network: let
+nothing else run while it plans.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from typing import Any
 from lilliput.search.candidates import FAMILIES
 
 ROOT = Path(__file__).parent.parent
-MAIN = "resnet56"
+MAIN, TOGETHER = "resnet56", "all"
+SHORT = 0.5  # hours of every search that families are compared in
 KEPT, RESULT = ROOT / "out/search", ROOT / "bench/results/search.json"
 
 
@@ -74,6 +76,11 @@ def beaten(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> int:
     return sum(any(beats(costs(q), costs(p)) for q in theirs) for p in ours if not p["dominated"])
 
 
+def outer(front: list[dict[str, Any]]) -> int:
+    """How many points of a run nothing in it beats."""
+    return sum(not point["dominated"] for point in front)
+
+
 def table() -> None:
     """The verdict of every run that is there, and its front, beside those of runs whose folders are gone."""
     rows: dict[str, Any] = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else {}
@@ -91,11 +98,13 @@ def table() -> None:
         row = rows[path.parent.name]
         print(f"{path.parent.name:28} {row['bytes']:9,} bytes  {row['ratio']:.2f}x  {100 * row['accuracy']:.2f} % "
               f"(before {100 * row['accuracy_before']:.2f} %)  {'; '.join(row['failures']) or 'met'}")  # fmt: skip
+    together = rows.get(f"{MAIN}-{TOGETHER}")
     for name, row in rows.items():
-        if name != MAIN and name.startswith(MAIN) and MAIN in rows:
-            row["beats"] = beaten(rows[MAIN]["front"], row["front"])
-            ours = sum(not point["dominated"] for point in rows[MAIN]["front"])
-            print(f"{name}: beats {row['beats']} of the {ours} points of the front that all families draw together")
+        if together and name.startswith(f"{MAIN}-") and row is not together and row["hours"] == together["hours"]:
+            row["beats"], row["of"] = beaten(together["front"], row["front"]), outer(together["front"])
+            row["beaten"], row["points"] = beaten(row["front"], together["front"]), outer(row["front"])
+            print(f"{name}: beats {row['beats']} of the {row['of']} points of the front that all families draw together, "
+                  f"which beats {row['beaten']} of its {row['points']}")  # fmt: skip
     RESULT.write_text(json.dumps({"runs": rows}, indent=2) + "\n")
     print(RESULT.relative_to(ROOT))
 
@@ -104,15 +113,17 @@ def main() -> None:
     """One part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("resnet56", "mobilenet", "family", "table"), nargs="?", default="table")
-    parser.add_argument("family", nargs="?", choices=[f.name for f in FAMILIES])
-    parser.add_argument("--hours", type=float, default=1.5)
+    parser.add_argument("family", nargs="?", choices=[TOGETHER, *(f.name for f in FAMILIES)])
+    parser.add_argument("--hours", type=float)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
+    args.hours = args.hours or {"resnet56": 1.5, "mobilenet": 1.0}.get(args.part, SHORT)
     if args.part == "table":
         table()
     elif args.part == "family" and args.family:
-        search(f"resnet56-{args.family}", [*resnet56(args), "--family", args.family], args)
+        alone = [] if args.family == TOGETHER else ["--family", args.family]
+        search(f"{MAIN}-{args.family}", [*resnet56(args), *alone], args)
     elif args.part == "family":
         parser.error("which family?")
     else:

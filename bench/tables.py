@@ -295,8 +295,11 @@ def searches() -> str:
         rows.append((f"`{name}`", f"{run['hours']:g}", f"{run['seconds'] / 3600:.1f}", f"{run['bytes']:,}",
                      f"{run['ratio']:.2f}x", accuracy, f"{lost:+.2f}", failed or "met"))  # fmt: skip
     head = ("search", "hours asked for", "taken", "bytes", "of the time", "test accuracy, %", "points lost", "budget")
-    alone = [(f"`{name.partition('-')[2]}`", str(run["beats"])) for name, run in result.items() if "beats" in run]
-    families = [grid(("family alone, same hours", "points of the common front it beats"), alone)] if alone else []
+    alone = [(f"`{name.partition('-')[2]}`", f"{run['beats']} of {run['of']}", f"{run['beaten']} of {run['points']}")
+             for name, run in result.items() if "beats" in run]  # fmt: skip
+    families = (
+        [grid(("family alone, same hours", "of the front of all, beats", "of its own, are beaten"), alone)] if alone else []
+    )
     first = next(iter(result.values()))
     said = f"On {first['workers']} processes of one core each. {machine(first)}"
     return page(grid(head, rows), *families, [said])
