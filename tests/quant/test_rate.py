@@ -288,6 +288,18 @@ def test_biases_stay_as_coarse_as_they_were_and_whole_for_integer_kernels() -> N
         assert torch.equal(units[living], units[living].round())
 
 
+def test_biases_that_only_happen_to_be_round_are_not_made_coarse() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)
+    ).eval()
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.bias.fill_(1.0)
+    x = torch.randn(16, 3, 8, 8)
+    made = Quantize(weights="power")(model, Look(x[:1], [(x, torch.zeros(16))]))
+    assert all(float((made[n].bias.detach() - 1).abs().max()) < 0.01 for n in (0, 2))
+
+
 def test_weights_that_loaded_are_ordinary_floats(tmp_path: Path) -> None:
     model = network()
     rounded = RateQuantize(step=0.001)(model, look(model))

@@ -18,10 +18,10 @@ class WholeBias(Compressed):
 
     b̂ = round(b / u)·u,   u = s_x·s_w·2^k     with s_x the input's scale, s_w the weight's (one an output channel)
     k is 0 for biases of full precision: |b̂ − b| ≤ s_x·s_w / 2, which is far below a level of the output; yet left to the
-    export it changes about one value in a hundred by a level before a deep network ends. Biases that are whole multiples of a
-    power of two B, because a file keeps them in few bits (quant/rate), stay as coarse: k is the largest with u ≤ B / 2. Where
-    the s_w are powers of two, u is one for the layer. Channels without weights, for which any unit would do, then take the
-    finest of the others, and keep their bias where these have full precision.
+    export it changes about one value in a hundred by a level before a deep network ends. Beside weights that are rounded for a
+    file (quant/rate), biases are whole multiples of a power of two B, and stay as coarse: k is the largest with u ≤ B / 2.
+    Where the s_w are powers of two, u is one for the layer. Channels without weights, for which any unit would do, then take
+    the finest of the others; they keep a bias of full precision.
     Jacob et al. 2018, arXiv:1712.05877, section 2.4.
     """
 
@@ -41,7 +41,9 @@ class WholeBias(Compressed):
         if not isinstance(quantizer, Affine) or layer.bias is None:
             raise EditError("only a layer with a bias and an integer weight has a unit for its bias")
         unit = (quantizer.scale * torch.tensor(input, device=layer.bias.device)).double().expand(len(layer.bias))
-        coarser = (_coarseness(layer.bias) / 2 / unit).log2().floor().clamp(min=0).exp2()
+        coarser = torch.ones_like(unit)
+        if any(getattr(m, "for_files", False) for m in layer.weight_maps):
+            coarser = (_coarseness(layer.bias) / 2 / unit).log2().floor().clamp(min=0).exp2()
         dead = (layer.mapped_weight().flatten(1) == 0).all(1)
         if not dead.all():
             unit = torch.where(dead, (unit * coarser)[~dead].min(), unit * coarser)

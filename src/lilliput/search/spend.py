@@ -186,7 +186,14 @@ class Search:
 
     def _ending(self) -> float:
         """About how many seconds the winner's file takes beyond the judging of any candidate."""
-        return 0.0 if self.budget.size is None else FINER * ROUNDINGS / 2 * self.clock.keep("rounding", self._rounding)
+        if self.budget.size is None or not self._more:
+            return 0.0
+        return FINER * ROUNDINGS / 2 * self.clock.keep("rounding", self._rounding)
+
+    @property
+    def _more(self) -> bool:
+        """Whether there are more images than show the curvature anyway."""
+        return len(self.bench.task.train) > RateQuantize.images
 
     def _rounding(self) -> float:
         """Seconds of rounding the network once."""
@@ -247,7 +254,7 @@ class Search:
         """The network as it will be stored, and all of its steps; the file of the last rung is rounded with more care."""
         if candidate.end.rated:
             method = self._rounded(candidate, trained, RateQuantize())
-            if last and len(self.bench.task.train) > method.images:
+            if last and self._more:
                 method = self._rounded(candidate, trained, replace(method, images=FINER * method.images))
             steps = (*steps, Bake(), method)
         steps = (*steps, *candidate.end.then)
