@@ -1,6 +1,6 @@
 """A search that is killed at random moments: what it loses, and whether it recommends what it would have.
 
-    python bench/kills.py [--kills 20] [--seed 0] [--hours 0.06]      writes bench/results/kills.json
+    python bench/kills.py [--kills 20] [--seed 0] [--hours 0.08]      writes bench/results/kills.json
 
 One `lilliput compress --hours` on the digits runs undisturbed. Another of the same command, with a cache of its own, is killed
 (SIGKILL) again and again, each time a random time after it has begun to plan or to train, and then runs to its end. Both plan
@@ -26,7 +26,7 @@ from typing import Any
 from lilliput.measure import hardware, versions
 
 ROOT = Path(__file__).parent.parent
-LOADING, WORKING = 10.0, 6.0  # seconds until the first epoch can be expected, and at most from there until the kill
+LOADING, WORKING = 10.0, 2.5  # seconds until the first epoch can be expected, and at most from there until the kill
 BUDGET = ("--size", "30kB", "--latency", "0.9x", "--max-drop", "5")
 
 
@@ -94,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--hours", type=float, default=0.06)
+    parser.add_argument("--hours", type=float, default=0.08)
     arguments = parser.parse_args()
     draw = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
