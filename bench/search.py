@@ -58,7 +58,7 @@ def search(name: str, command: list[str], args: argparse.Namespace) -> None:
     begun = time.perf_counter()
     done = subprocess.run(code)
     seconds = round(before + time.perf_counter() - begun, 1)
-    shown = [Path(word).name if word.startswith("/") else word for word in [*command, *extra[:-2]]]
+    shown = [f"weights/{Path(word).name}" if word.startswith("/") else word for word in [*command, *extra[:-2]]]
     asked = {"command": f"lilliput compress {' '.join(shown)} --out out/{name}", "hours": args.hours, "workers": args.workers}
     kept.write_text(json.dumps({**asked, "seconds": seconds}) + "\n")
     print(f"{name}: exit {done.returncode}, {out / 'report.html'}")

@@ -1,4 +1,4 @@
-"""The smallest file for a loss of accuracy, or the most accurate one for a size: the step of rounding, found by halving."""
+"""The smallest file for a loss of accuracy, or the most accurate one for a size: the step of rounding, looked for."""
 
 from __future__ import annotations
 
