@@ -119,21 +119,22 @@ class Planner:
             if (over := self._excess(found)) <= 1:
                 yield self._told(found)
             else:
-                self._drop(family, end, f"takes {over:.2f} of what the budget allows")
+                self._drop(family.name, end, f"takes {over:.2f} of what the budget allows")
         except VERDICTS as error:
-            self._drop(family, end, str(error))
+            self._drop(family.name, end, str(error))
 
     def _variants(self, family: Family, end: Finish, amounts: tuple[float, ...]) -> Iterator[Candidate]:
         for amount in amounts if family.varied else amounts[:1]:
+            name = f"{family.name} {amount:g}"
             try:
-                found = self._try(Candidate(f"{family.name} {amount:g}", family.steps(amount), end.name))
+                found = self._try(Candidate(name, family.steps(amount), end.name))
             except VERDICTS as error:
-                self._drop(family, end, str(error))
+                self._drop(name, end, str(error))
             else:
                 if (over := self._excess(found)) <= 1:
                     yield found
                 else:
-                    self._drop(family, end, f"at {amount:g} takes {over:.2f} of what the budget allows")
+                    self._drop(name, end, f"takes {over:.2f} of what the budget allows")
 
     def _gentlest(self, family: Family, end: Finish) -> Iterator[Candidate]:
         """The amount at which it just meets the budget: what is over it by a third keeps a third less next time."""
@@ -156,7 +157,7 @@ class Planner:
         if best is not None:
             yield self._told(best)
         else:
-            self._drop(family, end, reason)
+            self._drop(family.name, end, reason)
 
     def _first(self, end: Finish) -> float:
         """Where to begin: what may stay of the time, beside what integers save anyway."""
@@ -165,8 +166,8 @@ class Planner:
         share = MARGIN * self.budget.latency.of(self.start.ms) / self.start.ms
         return min(0.95, max(0.2, share / self.int8.ratio if end.then and self.int8 else share))
 
-    def _drop(self, family: Family, end: Finish, why: str) -> None:
-        title = Candidate(family.name, (), end.name).title
+    def _drop(self, name: str, end: Finish, why: str) -> None:
+        title = Candidate(name, (), end.name).title
         self.dropped[title] = why
         self.say(f"{title}: left out. {why}")
 
