@@ -252,6 +252,14 @@ def test_a_busy_machine_and_a_class_given_up_are_said() -> None:
     assert "The class cat changed by −22.90 points" in found(details={"per_class": scores})
 
 
+def test_validation_images_that_were_learned_before_are_said() -> None:
+    before = made_up_run.metrics()["baseline"]
+    text = found({"baseline": {**before, "val_accuracy": 0.985}})
+    assert "98.50 % of the validation images but 94.37 % of the test images" in text
+    assert found({"baseline": {**before, "val_accuracy": 0.97}}) == ""
+    assert "99.00 %" in found({"baseline": {**before, "val_accuracy": 0.99, "accuracy_interval": None}})
+
+
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_the_test_of_changed_answers_is_a_probability(lost: int, gained: int) -> None:
     assert 0 <= mcnemar(lost, gained) == mcnemar(gained, lost) <= 1

@@ -1,4 +1,4 @@
-"""What the figures say that a reader might not expect: smaller but not faster, a class given up, a busy machine."""
+"""What the figures say that a reader might not expect: a slow one, a class given up, a busy machine, images known before."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ CLEARLY = 0.9  # of the time before; closer to it is none where the spreads over
 ZEROS = 0.5  # of the weights
 RESTLESS = 2.0  # times between the first and the last decile
 GIVEN_UP = 0.05  # of accuracy that a class loses beyond the whole
+SEEN = 0.03  # of accuracy on validation beyond what chance allows on test
 
 
 def doubts(outcome: Outcome) -> list[str]:
@@ -70,7 +71,21 @@ def _class(outcome: Outcome) -> Iterator[str]:
         yield f"The class {worst.name} changed by {lost}, all classes together by {points(was, now)}."
 
 
-RULES: tuple[Callable[[Outcome], Iterator[str]], ...] = (_int8, _macs, _zeros, _machine, _class)
+def _seen(outcome: Outcome) -> Iterator[str]:
+    """Weights that were trained on what this run chose by."""
+    validation, test = (number(outcome.before.get(key)) for key in ("val_accuracy", "accuracy"))
+    if validation is None or test is None:
+        return
+    ends = [end for end in map(number, listing(outcome.before.get("accuracy_interval"))) if end is not None]
+    if validation >= max(ends, default=test) + SEEN:
+        yield (
+            f"The uncompressed network knows {percent(validation)} of the validation images but {percent(test)} of the test "
+            "images, as if it had been trained on the former: what was chosen by them may not be what is best. A folder `val` "
+            "of images that it has not seen chooses better."
+        )
+
+
+RULES: tuple[Callable[[Outcome], Iterator[str]], ...] = (_int8, _macs, _zeros, _machine, _class, _seen)
 
 
 def _no_faster(outcome: Outcome) -> bool:
