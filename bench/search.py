@@ -2,10 +2,10 @@
 
     python bench/search.py resnet56 [--hours 1.5] [--workers 2]       100 kB, half the time, half a point; CIFAR-10
     python bench/search.py mobilenet [--hours 1] [--epochs 10]        250 kB, 0.6 of the time, one point; Fashion-MNIST
-    python bench/search.py family NAME [--hours 0.5] [--workers 2]    the first, with one family of candidates, or with `all`
+    python bench/search.py family NAME [--hours 1.5] [--workers 2]    the first, with one family of candidates beside rounding
     python bench/search.py table                                      writes bench/results/search.json
 
-A front is compared with that of `all` in the same hours. Every part can be stopped and goes on where it was; runs lie in
+A family's front is compared with the first where both had the same hours. Every part can be stopped and goes on where it was; runs lie in
 out/search. `resnet56` needs $LILLIPUT_WEIGHTS/resnet56-cifar10.safetensors and CIFAR-10 where `lilliput data` finds it.
 `mobilenet` trains its own first. Latencies are those of the run itself, measured in turns with the uncompressed network: let
 nothing else run while it plans.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -25,8 +26,10 @@ from typing import Any
 from lilliput.search.candidates import FAMILIES
 
 ROOT = Path(__file__).parent.parent
-MAIN, TOGETHER = "resnet56", "all"
-SHORT = 0.5  # hours of every search that families are compared in
+MAIN = "resnet56"
+GROUPS = {"channels": [f.name for f in FAMILIES if "channels" in f.name], "factors": ["factors"], "blocks": ["blocks"]}
+"""The families of the literature, and what the search calls its ways of each."""
+
 KEPT, RESULT = ROOT / "out/search", ROOT / "bench/results/search.json"
 
 
@@ -59,7 +62,7 @@ def search(name: str, command: list[str], args: argparse.Namespace) -> None:
     done = subprocess.run(code)
     seconds = round(before + time.perf_counter() - begun, 1)
     shown = [f"weights/{Path(word).name}" if word.startswith("/") else word for word in [*command, *extra[:-2]]]
-    asked = {"command": f"lilliput compress {' '.join(shown)} --out out/{name}", "hours": args.hours, "workers": args.workers}
+    asked = {"command": f"lilliput compress {shlex.join(shown)} --out out/{name}", "hours": args.hours, "workers": args.workers}
     kept.write_text(json.dumps({**asked, "seconds": seconds}) + "\n")
     print(f"{name}: exit {done.returncode}, {out / 'report.html'}")
 
@@ -98,9 +101,9 @@ def table() -> None:
         row = rows[path.parent.name]
         print(f"{path.parent.name:28} {row['bytes']:9,} bytes  {row['ratio']:.2f}x  {100 * row['accuracy']:.2f} % "
               f"(before {100 * row['accuracy_before']:.2f} %)  {'; '.join(row['failures']) or 'met'}")  # fmt: skip
-    together = rows.get(f"{MAIN}-{TOGETHER}")
+    together = rows.get(MAIN)
     for name, row in rows.items():
-        if together and name.startswith(f"{MAIN}-") and row is not together and row["hours"] == together["hours"]:
+        if together and name.startswith(f"{MAIN}-") and row["hours"] == together["hours"]:
             row["beats"], row["of"] = beaten(together["front"], row["front"]), outer(together["front"])
             row["beaten"], row["points"] = beaten(row["front"], together["front"]), outer(row["front"])
             print(f"{name}: beats {row['beats']} of the {row['of']} points of the front that all families draw together, "
@@ -113,16 +116,16 @@ def main() -> None:
     """One part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("resnet56", "mobilenet", "family", "table"), nargs="?", default="table")
-    parser.add_argument("family", nargs="?", choices=[TOGETHER, *(f.name for f in FAMILIES)])
+    parser.add_argument("family", nargs="?", choices=GROUPS)
     parser.add_argument("--hours", type=float)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    args.hours = args.hours or {"resnet56": 1.5, "mobilenet": 1.0}.get(args.part, SHORT)
+    args.hours = args.hours or {"mobilenet": 1.0}.get(args.part, 1.5)
     if args.part == "table":
         table()
     elif args.part == "family" and args.family:
-        alone = [] if args.family == TOGETHER else ["--family", args.family]
+        alone = [word for name in GROUPS[args.family] for word in ("--family", name)]
         search(f"{MAIN}-{args.family}", [*resnet56(args), *alone], args)
     elif args.part == "family":
         parser.error("which family?")
