@@ -5,10 +5,10 @@
     python bench/search.py family NAME [--hours 1.5] [--workers 2]    the first, with one family of candidates beside rounding
     python bench/search.py table                                      writes bench/results/search.json
 
-A family's front is compared with the first where both had the same hours. Every part can be stopped and goes on where it was; runs lie in
-out/search. `resnet56` needs $LILLIPUT_WEIGHTS/resnet56-cifar10.safetensors and CIFAR-10 where `lilliput data` finds it.
-`mobilenet` trains its own first. Latencies are those of the run itself, measured in turns with the uncompressed network: let
-nothing else run while it plans.
+A family's front is compared with the first where both had the same hours. Every part can be stopped and goes on where it was;
+runs lie in out/search. `resnet56` needs $LILLIPUT_WEIGHTS/resnet56-cifar10.safetensors and CIFAR-10 where `lilliput data`
+finds it. `mobilenet` trains its own first. Latencies are those of the run itself, measured in turns with the uncompressed
+network: let nothing else run while it plans.
 """
 
 from __future__ import annotations
