@@ -14,6 +14,7 @@ network: let nothing else run while it plans.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -30,6 +31,7 @@ MAIN = "resnet56"
 GROUPS = {"channels": [f.name for f in FAMILIES if "channels" in f.name], "factors": ["factors"], "blocks": ["blocks"]}
 """The families of the literature, and what the search calls its ways of each."""
 
+POLL = 20.0  # seconds
 KEPT, RESULT = ROOT / "out/search", ROOT / "bench/results/search.json"
 
 
@@ -58,12 +60,16 @@ def search(name: str, command: list[str], args: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     kept = out / "asked.json"
     before = json.loads(kept.read_text())["seconds"] if kept.exists() else 0.0
-    begun = time.perf_counter()
-    done = subprocess.run(code)
-    seconds = round(before + time.perf_counter() - begun, 1)
     shown = [f"weights/{Path(word).name}" if word.startswith("/") else word for word in [*command, *extra[:-2]]]
     asked = {"command": f"lilliput compress {shlex.join(shown)} --out out/{name}", "hours": args.hours, "workers": args.workers}
-    kept.write_text(json.dumps({**asked, "seconds": seconds}) + "\n")
+    begun, done = time.perf_counter(), subprocess.Popen(code)
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            done.wait(POLL)
+        seconds = round(before + time.perf_counter() - begun, 1)
+        kept.write_text(json.dumps({**asked, "seconds": seconds}) + "\n")  # however it is stopped, its time counts
+        if done.returncode is not None:
+            break
     print(f"{name}: exit {done.returncode}, {out / 'report.html'}")
 
 

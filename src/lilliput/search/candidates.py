@@ -101,7 +101,7 @@ class Candidate:
     finish  float; int8 (`quant.quantize`, without training); rate: zeros and a penalty on bits while it trains, rounded for
             a file of the size asked for at the end (`quant.rate`); or rate in int8: small as that and fast as this
     zeros   the share of weights that training brings to zero where they are rounded for the file
-    ratio, ms, bytes, memory, accuracy   as measured before any training; accuracy on validation, ratio of milliseconds
+    ratio, ms, bytes, memory, macs, accuracy   as measured before any training; accuracy on validation, ratio of milliseconds
     """
 
     name: str
@@ -112,6 +112,7 @@ class Candidate:
     ms: float = 0.0
     bytes: int = 0
     memory: int = 0
+    macs: int = 0
     accuracy: float | None = None
 
     @property

@@ -29,6 +29,7 @@ CLOSE = 0.92  # to the budget is near enough
 LEAST = 0.08  # of the network stays; a family that must go below is left out
 SECONDS = 1.0  # a measurement
 VARIANTS = (0.75, 0.5, 0.3)  # amounts where no budget says how much must go
+INTACT = 0.01  # of accuracy that integers may lose before they are trained, where they are all that is tried
 THINNER = (0.6, 0.35)  # shapes beside the whole network where only the file, so finished, asks for less
 
 
@@ -54,15 +55,15 @@ class Planner:
         self.start = self._told(self._measured(Candidate("as it is", (), "float"), model))
         self.slow: Candidate | None = None  # the network in integers, where they are slower than floats
         self.int8 = self._integers()
+        self.ends = self._ends()
 
     def plan(self) -> Planned:
         """Everything that is worth training, gentlest first: those that keep most multiply-adds."""
         found = [c for family in self.families for c in self._family(family)]
         if self.budget.size is not None:
-            whole = [self._try(Candidate("as it is", (), end.name)) for end in self._ends()]
+            whole = [self._try(Candidate("as it is", (), end.name)) for end in self.ends]
             found = [*(c for c in whole if self._excess(c) <= 1), *found]
-        kept = {id(c): self._left(c) for c in found}
-        ordered = sorted(distinct(found), key=lambda c: -kept[id(c)])
+        ordered = sorted(distinct(found), key=lambda c: -c.macs)
         return Planned(ordered, [c for c in (self.start, self.int8 or self.slow) if c is not None], self.dropped)
 
     def _integers(self) -> Candidate | None:
@@ -81,14 +82,24 @@ class Planner:
     def _ends(self) -> tuple[Finish, ...]:
         """The finishes that are worth training for: floats and integers, or their forms for the file where it is limited.
 
-        Where only the file is limited they are equally small, so one is enough: the faster.
+        Where the file is limited they are equally small, so one is enough if it is the file alone that is: the faster; or if
+        integers are fast enough as they are, and know what floats know, which would have to shrink.
         """
         floats, integers = (FLOAT, INT8) if self.budget.size is None else (RATE, RATE_INT8)
         if not self.int8:
             return (floats,)
-        if self.budget.size is not None and not self._shapes:
+        if self.budget.size is None:
+            return floats, integers
+        if not self._shapes:
             return (integers if self.int8.ratio < 1 else floats,)
-        return floats, integers
+        if not self._whole(integers) or self._whole(floats) or self._lost(self.int8) > INTACT:
+            return floats, integers
+        self._drop("as it is", floats, "floats would have to shrink to be as fast as integers are without")
+        return (integers,)
+
+    def _lost(self, candidate: Candidate) -> float:
+        """Accuracy that it lost without training, on validation."""
+        return (self.start.accuracy or 0.0) - (candidate.accuracy or 0.0)
 
     @property
     def _shapes(self) -> bool:
@@ -97,7 +108,7 @@ class Planner:
 
     def _family(self, family: Family) -> Iterator[Candidate]:
         """The candidates of one family, with each finish."""
-        for end in self._ends():
+        for end in self.ends:
             if family.fixed:
                 yield from self._fixed(family, end)
             elif self.budget.size is not None and self._whole(end):
@@ -181,10 +192,9 @@ class Planner:
         times = self.clock.compare({"baseline": self.model, "candidate": stored}, seconds=SECONDS)
         ms, was = times["candidate"].median_ms, times["baseline"].median_ms
         size = self.budget.size
-        weights = sum(p.numel() for p in small.parameters())
+        weights, counted = sum(p.numel() for p in small.parameters()), profile(stored, self.look.example)
         return replace(
-            candidate, ms=ms, ratio=ms / was, memory=profile(stored, self.look.example).peak_activation_bytes,
-            bytes=file_bytes(stored),
+            candidate, ms=ms, ratio=ms / was, memory=counted.peak_activation_bytes, macs=counted.macs, bytes=file_bytes(stored),
             zeros=zeros_for(size.of(self.start.bytes), weights) if candidate.end.rated and size is not None else 0.0,
         )  # fmt: skip
 
@@ -227,9 +237,6 @@ class Planner:
         if c.end.rated:
             taken.pop("size", None)
         return max(taken.values(), default=0.0)
-
-    def _left(self, candidate: Candidate) -> int:
-        return profile(self.shaped(candidate), self.look.example).macs
 
 
 def epoch_seconds(model: nn.Module, bench: Bench, fit: Fit) -> float:
