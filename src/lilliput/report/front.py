@@ -62,7 +62,8 @@ def section(outcome: Outcome) -> Section | None:
 
 def _sentence(found: Sequence[Candidate]) -> str:
     beaten = sum(bool(c.get("dominated")) for c in found)
-    text = f"{plural(len(found), 'candidate')}, of which {beaten} are beaten in every respect by another."
+    fates = {0: "none is", 1: "1 is"}
+    text = f"{plural(len(found), 'candidate')}; {fates.get(beaten, f'{beaten} are')} beaten in every respect by another."
     chosen = [_name(c) for c in found if c.get("chosen")]
     return f"{text} Chosen: {'; '.join(chosen)}." if chosen else f"{text} None was chosen."
 
