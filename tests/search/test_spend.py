@@ -212,6 +212,12 @@ def test_where_the_whole_is_fast_enough_shapes_of_fewer_weights_compete_and_not_
     assert kept == sorted(kept, reverse=True) and kept[0] > kept[-1] > 0
 
 
+def test_floats_stay_where_integers_lose_what_floats_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lilliput.search.planning.INTACT", -1.0)  # as if they had lost too much
+    plan = search(tmp_path, Budget.read(latency="0.8x", size="0.3x"), Effort(0.005, families=("inner channels",))).plan()
+    assert {c["finish"] for c in plan["candidates"]} == {"rate", "rate in int8"} and "as it is, rate" not in plan["dropped"]
+
+
 def test_students_of_other_architectures_compete(tmp_path: Path) -> None:
     small = "resnet8:channels=1,classes=3,width=0.25"
     found = search(tmp_path, Budget.read(latency="0.5x"), Effort(0.005, families=(), students=(small,))).go()
