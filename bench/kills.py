@@ -4,8 +4,9 @@
 
 One `lilliput compress --hours` on the digits runs undisturbed. Another of the same command, with a cache of its own, is killed
 (SIGKILL) again and again, each time a random time after it has begun to plan or to train, and then runs to its end. Both plan
-by the same measured milliseconds, which the second is given, since no two measurements are alike. Recipe and front are
-compared; epochs are counted in both logs. Where the search ends before it was killed so often, it says how often it was.
+by the same measured times, which the second is given, since no two measurements are alike: milliseconds, and the epochs that
+hours left for the last rung. Recipe and front are compared; epochs are counted in both logs. Where the search ends before it
+was killed so often, it says how often it was.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import optuna
 
 from lilliput.measure import hardware, versions
 
@@ -51,12 +54,22 @@ class Place:
         """What was measured of whole networks."""
         return self.out / "search/times.json"
 
+    @property
+    def trials(self) -> str:
+        """Where its trials lie."""
+        return f"sqlite:///{self.out / 'search/trials.db'}"
+
     def given(self, other: Place) -> None:
         """Take over what another run measured."""
         self.times.parent.mkdir(parents=True)
         shutil.copy(other.times, self.times)
         if (layers := other.cache / "layer_times").exists():
             shutil.copytree(layers, self.cache / "layer_times")
+        (name,) = optuna.get_all_study_names(other.trials)
+        left = optuna.load_study(study_name=name, storage=other.trials).user_attrs
+        study = optuna.create_study(study_name=name, storage=self.trials, direction="maximize")
+        if "last" in left:
+            study.set_user_attr("last", left["last"])
 
     def ended(self) -> bool:
         """Whether the search has written its result."""

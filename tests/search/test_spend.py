@@ -25,13 +25,14 @@ from lilliput.errors import ConfigError, UnknownName
 from lilliput.measure import Latency
 from lilliput.recipe import Bench, Student, run
 from lilliput.search import Budget, Effort, Proposal, Remembered, Search
-from lilliput.search.candidates import FAMILIES, widths
+from lilliput.search.candidates import FAMILIES, Candidate, widths
 from lilliput.search.gentle import MARGIN, file_bytes
 from lilliput.search.halving import Rung
 from lilliput.train import Fit
 
 pytest.importorskip("optuna", reason="a search by hours needs Optuna")
 BUDGET = Budget.read(latency="0.6x", size="0.3x")
+LAST = 12
 EFFORT = Effort(0.005, families=("channels", "inner channels"))
 
 
@@ -67,6 +68,7 @@ def search(folder: Path, budget: Budget = BUDGET, effort: Effort = EFFORT) -> Se
     known.keep(f"epoch {effort.precision}", lambda: 0.5)
     known.keep("rounding", lambda: 0.03)
     known.keep(f"planning {made.trials.name}", lambda: 0.0)
+    made.trials.agreed("last", lambda: LAST)  # what hours leave differs from run to run
     return made
 
 
@@ -105,6 +107,25 @@ def test_called_again_it_trains_nothing_and_says_the_same(finished: tuple[Path, 
     second = search(folder).go()
     assert second.recipe == first.recipe and second.front == first.front
     assert states == {p: p.stat().st_mtime_ns for p in (folder / "store").rglob("stage.json")}
+
+
+def test_the_winner_trains_for_what_the_hours_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    it = search(tmp_path)
+    it.say = said.append
+    it.plan()
+    monkeypatch.setattr(it.trials, "agreed", lambda key, find: find())
+    monkeypatch.setattr("lilliput.search.spend.epoch_seconds", lambda *_: 0.5)
+    ladder, candidate = [Rung(**r) for r in it.plan()["rungs"]], Candidate.from_json(it.plan()["candidates"][0])
+    assert len(ladder) > 1, "with one rung nothing can be left over"
+    found = {}
+    for worked in (1.0, 8.0, 1000.0):
+        monkeypatch.setattr(it.trials, "worked", lambda worked=worked: worked)
+        *before, found[worked] = it._epochs(candidate, ladder)
+        assert before == [r.epochs for r in ladder[:-1]]
+        assert it._epochs(candidate, ladder[:-1]) == before, "only the last rung waits for what is left"
+    assert found[1.0] == int((it.plan()["seconds"] - 1) / 0.5) > found[8.0] > found[1000.0] == ladder[-2].epochs
+    assert "until the hours are over" in said[-1]
 
 
 VICTIM = """

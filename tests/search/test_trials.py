@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -116,6 +117,40 @@ def test_a_plan_is_kept_and_other_searches_do_not_see_it(tmp_path: Path) -> None
     Trials(url(tmp_path), "it").plan = {"candidates": [1, 2]}
     assert Trials(url(tmp_path), "it").plan == {"candidates": [1, 2]}
     assert Trials(url(tmp_path), "another").plan is None
+
+
+def test_what_is_agreed_on_is_found_once(tmp_path: Path) -> None:
+    assert Trials(url(tmp_path), "it").agreed("last", lambda: 3) == 3
+    assert Trials(url(tmp_path), "it").agreed("last", lambda: 4) == 3
+
+
+def test_time_counts_once_however_many_work_and_until_the_last_sign_of_the_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("lilliput.search.trials.time", SimpleNamespace(time=lambda: now))
+    trials = Trials(url(tmp_path), "it")
+    assert trials.worked() == 0.0
+    first = trials.claim(0, 0)
+    assert first is not None and trials.worked() == 0.0, "no sign of life yet"
+    with trials.alive(first):
+        now = 1010.0
+        second = trials.claim(0, 1)
+        assert second is not None
+        with trials.alive(second):
+            now = 1030.0
+        trials.finish(second, Outcome(0.5))
+        now = 1035.0
+    trials.finish(first, Outcome(0.5))
+    assert trials.worked() == 35.0, "two side by side for twenty of them"
+    now = 2000.0
+    third = trials.claim(1, 0)
+    assert third is not None
+    with pytest.raises(KeyboardInterrupt), trials.alive(third):
+        now = 2005.0
+        raise KeyboardInterrupt
+    now = 3000.0
+    assert trials.worked() == 40.0, "what failed has taken time as well, and waiting has not"
 
 
 def test_a_storage_that_is_none_is_named() -> None:

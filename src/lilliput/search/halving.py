@@ -45,6 +45,15 @@ def rungs(candidates: int, seconds: float, epoch: float, judging: float = 0.0, m
     return [*others, Rung(1, min(MOST, last.epochs + max(0, rest)))]
 
 
+def filling(ladder: Sequence[Rung], seconds: float, epoch: float) -> int:
+    """The epochs of the last rung that fill these seconds: never fewer than the rung before has, or more than `MOST`.
+
+    >>> filling([Rung(2, 4), Rung(1, 8)], 1500, 100), filling([Rung(2, 4), Rung(1, 8)], 50, 100)
+    (15, 4)
+    """
+    return min(MOST, max(int(seconds / epoch), *(r.epochs for r in ladder[-2:-1]), 1))
+
+
 def _first(start: int, seconds: float, epoch: float, judging: float) -> int:
     """Epochs of the first rung: every rung trains as many in all."""
     return int(_epochs(start, seconds, epoch, judging) / (start.bit_length() * start))

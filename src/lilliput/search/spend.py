@@ -24,7 +24,7 @@ from lilliput.recipe import Bake, Bench, Recipe, Student, look, prefix_id, run, 
 from lilliput.search.budget import Budget
 from lilliput.search.candidates import FAMILIES, Candidate, students, widths
 from lilliput.search.gentle import Proposal, file_bytes
-from lilliput.search.halving import Rung, due, rungs
+from lilliput.search.halving import Rung, due, filling, rungs
 from lilliput.search.planning import VERDICTS, Planner, epoch_seconds
 from lilliput.search.rate import pack
 from lilliput.search.remembered import Remembered
@@ -165,6 +165,7 @@ class Search:
         plan = {
             "candidates": [c.to_json() for c in planned.candidates], "whole": [c.to_json() for c in planned.whole],
             "dropped": planned.dropped, "rungs": [asdict(r) for r in ladder], "epoch_seconds": epoch,
+            "seconds": left - judging,
         }  # fmt: skip
         self.trials.plan = plan
         self.say(_told(ladder, epoch, len(planned.candidates)))
@@ -221,7 +222,7 @@ class Search:
             number, trial = claimed
             waiting = False
             with self.trials.alive(trial), cores(min(self.effort.workers, beside)):
-                outcome = self.judge(candidates[number], [r.epochs for r in ladder[: rung + 1]])
+                outcome = self.judge(candidates[number], self._epochs(candidates[number], ladder[: rung + 1]))
             if self.trials.finish(trial, outcome):
                 trained += 1
                 self._tell(candidates[number], ladder, rung, outcome)
@@ -232,6 +233,22 @@ class Search:
         outcomes = self.trials.outcomes(len(ladder))
         found = due(ladder, [{c: o.value for c, o in each.items()} for each in outcomes])
         return None if found is None else (found[0], [c for c in found[1] if c not in outcomes[found[0]]], len(found[1]))
+
+    def _epochs(self, candidate: Candidate, climbed: list[Rung]) -> list[int]:
+        """How long a candidate trains on each of these rungs; alone on the last of several for as long as the hours last."""
+        planned = [r.epochs for r in climbed]
+        if len(planned) == 1 or len(planned) < len(self.plan()["rungs"]):
+            return planned
+        last = self.trials.agreed("last", lambda: self._filled(candidate, climbed))
+        return [*planned[:-1], last]
+
+    def _filled(self, candidate: Candidate, climbed: list[Rung]) -> int:
+        """The epochs of the last rung, from the time that the others took and that one of this network takes."""
+        shaped = run(self.model, Recipe(candidate.shape), self.bench).model
+        epoch = epoch_seconds(copy.deepcopy(shaped), self.bench, self.fit)
+        found = filling(climbed, self.plan()["seconds"] - self.trials.worked(), epoch)
+        self.say(f"{candidate.title} trains until the hours are over: {found} epochs of about {epoch:.0f} s")
+        return found
 
     def judge(self, candidate: Candidate, epochs: list[int]) -> Outcome:
         """Train a candidate for so long, finish it, and see what it is worth on validation."""

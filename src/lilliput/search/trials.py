@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Event, Thread
@@ -54,6 +54,23 @@ class Trials:
     @plan.setter
     def plan(self, plan: Mapping[str, Any]) -> None:
         self.study.set_user_attr("plan", json.dumps(plan))
+
+    def agreed(self, key: str, find: Callable[[], Any]) -> Any:
+        """A JSON value that all processes take, found by whoever asks first."""
+        text = self.study.user_attrs.get(key)
+        if text is None:
+            self.study.set_user_attr(key, text := json.dumps(find()))
+        return json.loads(text)
+
+    def worked(self) -> float:
+        """Seconds in which anybody was at a trial; for a process that died, until its last sign of life."""
+        spans = [(t.user_attrs["begun"], t.user_attrs["seen"]) for t in self.study.get_trials(deepcopy=False)
+                 if {"begun", "seen"} <= set(t.user_attrs)]  # fmt: skip
+        total, until = 0.0, 0.0
+        for begun, seen in sorted(spans):
+            total += max(0.0, seen - max(begun, until))
+            until = max(until, seen)
+        return total
 
     def others(self) -> list[str]:
         """What else lies in this storage."""
@@ -121,17 +138,21 @@ class Trials:
             while not over.wait(self.storage.get_heartbeat_interval()):
                 with suppress(Exception):  # a database that is away for a moment; the next sign may reach it
                     self.storage.record_heartbeat(trial)
+                    self.storage.set_trial_user_attr(trial, "seen", time.time())
 
         thread = Thread(target=beat, daemon=True)
         thread.start()
+        failed = True
         try:
             yield
-        except BaseException:
-            self._fail(trial)
-            raise
+            failed = False
         finally:
             over.set()
             thread.join()
+            with suppress(self.optuna.exceptions.UpdateFinishedTrialError):
+                self.storage.set_trial_user_attr(trial, "seen", time.time())
+            if failed:
+                self._fail(trial)
 
     def _first(self) -> dict[tuple[int, int], Any]:
         """The trial that counts of every rung and candidate: the first that did not fail."""
