@@ -149,7 +149,7 @@ class Trials:
         finally:
             over.set()
             thread.join()
-            with suppress(self.optuna.exceptions.UpdateFinishedTrialError):
+            with suppress(Exception):  # the claim was lost, or the database is away: no reason to hide another error
                 self.storage.set_trial_user_attr(trial, "seen", time.time())
             if failed:
                 self._fail(trial)
