@@ -114,7 +114,7 @@ def test_an_error_frees_the_trial_and_out_is_remembered(tmp_path: Path) -> None:
 
 
 def test_a_plan_is_kept_and_other_searches_do_not_see_it(tmp_path: Path) -> None:
-    Trials(url(tmp_path), "it").plan = {"candidates": [1, 2]}
+    Trials(url(tmp_path), "it").agreed("plan", lambda: {"candidates": [1, 2]})
     assert Trials(url(tmp_path), "it").plan == {"candidates": [1, 2]}
     assert Trials(url(tmp_path), "another").plan is None
 

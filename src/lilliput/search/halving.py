@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-SHARE = 0.85  # of the hours are planned; the rest is for what takes longer than thought
+SHARE = 0.85  # of the hours are planned; the rest is for what takes longer than thought, or for the last rung
 MOST = 60  # epochs of the last rung
 
 
@@ -46,12 +46,12 @@ def rungs(candidates: int, seconds: float, epoch: float, judging: float = 0.0, m
 
 
 def filling(ladder: Sequence[Rung], seconds: float, epoch: float) -> int:
-    """The epochs of the last rung that fill these seconds: never fewer than the rung before has, or more than `MOST`.
+    """The epochs of the last of several rungs that fill these seconds: no fewer than the one before has, no more than `MOST`.
 
     >>> filling([Rung(2, 4), Rung(1, 8)], 1500, 100), filling([Rung(2, 4), Rung(1, 8)], 50, 100)
     (15, 4)
     """
-    return min(MOST, max(int(seconds / epoch), *(r.epochs for r in ladder[-2:-1]), 1))
+    return min(MOST, max(int(seconds / epoch), ladder[-2].epochs))
 
 
 def _first(start: int, seconds: float, epoch: float, judging: float) -> int:

@@ -145,11 +145,11 @@ class Search:
     def plan(self) -> dict[str, Any]:
         """What is to be tried: made once, and the same for every process and every time this search goes on."""
         if self._plan is None:
-            self._plan = self.trials.plan or self._made()
+            self._plan = dict(self.trials.agreed("plan", self._made))
         return self._plan
 
     def _made(self) -> dict[str, Any]:
-        """Measure, decide, and write it where every process finds it."""
+        """Measure and decide."""
         with self.clock.counted(f"spent on {self.trials.name}") as spent:
 
             def say(line: str) -> None:
@@ -165,9 +165,8 @@ class Search:
         plan = {
             "candidates": [c.to_json() for c in planned.candidates], "whole": [c.to_json() for c in planned.whole],
             "dropped": planned.dropped, "rungs": [asdict(r) for r in ladder], "epoch_seconds": epoch,
-            "seconds": left - judging,
+            "seconds": left - judging,  # until the last training ends, so that it can be judged
         }  # fmt: skip
-        self.trials.plan = plan
         self.say(_told(ladder, epoch, len(planned.candidates)))
         return plan
 

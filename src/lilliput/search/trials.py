@@ -51,10 +51,6 @@ class Trials:
         text = self.study.user_attrs.get("plan")
         return None if text is None else dict(json.loads(text))
 
-    @plan.setter
-    def plan(self, plan: Mapping[str, Any]) -> None:
-        self.study.set_user_attr("plan", json.dumps(plan))
-
     def agreed(self, key: str, find: Callable[[], Any]) -> Any:
         """A JSON value that all processes take, found by whoever asks first."""
         text = self.study.user_attrs.get(key)
