@@ -67,7 +67,7 @@ class Folded(Compressed):
         cls, layer: Any, model: nn.Module, dense: nn.Module, norm: str
     ) -> None:
         """Compute weight and bias in double precision."""
-        scale, shift = _line(model, norm)
+        scale, shift = line(model, norm)
         outputs = layer.bias.numel()
         if scale.numel() != outputs:
             raise EditError(f"the layer has `{outputs}` outputs and the norm `{norm}` has `{scale.numel()}` channels")
@@ -91,7 +91,7 @@ class Passed(Compressed):
         """There is nothing to compute."""
 
 
-def _line(model: nn.Module, norm: str) -> tuple[Tensor, Tensor]:
+def line(model: nn.Module, norm: str) -> tuple[Tensor, Tensor]:
     """Slope and offset of a batch norm at inference, in double precision, (channels,) each."""
     layer: Any = model.get_submodule(norm)
     if not _is_fixed(layer):

@@ -43,7 +43,7 @@ class WholeBias(Compressed):
         unit = (quantizer.scale * torch.tensor(input, device=layer.bias.device)).double().expand(len(layer.bias))
         coarser = torch.ones_like(unit)
         if any(getattr(m, "for_files", False) for m in layer.weight_maps):
-            coarser = (_coarseness(layer.bias) / 2 / unit).log2().floor().clamp(min=0).exp2()
+            coarser = (coarseness(layer.bias) / 2 / unit).log2().floor().clamp(min=0).exp2()
         dead = (layer.mapped_weight().flatten(1) == 0).all(1)
         if not dead.all():
             unit = torch.where(dead, (unit * coarser)[~dead].min(), unit * coarser)
@@ -51,7 +51,7 @@ class WholeBias(Compressed):
             layer.bias.copy_(torch.where(dead & (coarser[~dead].max() == 1), layer.bias.double(), whole))
 
 
-def _coarseness(biases: Tensor) -> Tensor:
+def coarseness(biases: Tensor) -> Tensor:
     """The greatest power of two that divides all of them."""
     mantissa, exponent = torch.frexp(biases[biases != 0].double())
     whole = (mantissa * 2**24).long()  # exact, as float32 has 24 bits

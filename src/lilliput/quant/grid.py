@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class Grid(Quantizer):
         self.register_buffer("steps", steps)
 
     @classmethod
-    def like(cls, tensor: Tensor) -> Grid:  # type: ignore[override] # its own spec
+    def like(cls, tensor: Tensor) -> Self:  # type: ignore[override] # its own spec
         """The quantizer for a weight of this shape, (out, in, ...)."""
         if tensor.dim() < 2:
             raise EditError(f"a grid is for weights of two dimensions and more, and this one has `{tensor.dim()}`")
@@ -76,15 +77,19 @@ class Grid(Quantizer):
 
     def forward(self, w: Tensor) -> Tensor:
         step = self.spread().view(w.shape)
-        codes = (w.detach() / step).round().clamp(-HIGH, HIGH)
+        codes = self.rounded(w.detach(), step)
         quantized = codes * step
         if not (w.requires_grad and torch.is_grad_enabled()):
             return quantized
         return quantized + torch.where(codes.abs() < HIGH, w - w.detach(), 0.0)
 
+    def rounded(self, w: Tensor, step: Tensor) -> Tensor:
+        """The codes of a weight, as floats."""
+        return (w / step).round().clamp(-HIGH, HIGH)
+
     def encode(self, tensor: Tensor) -> Codes:
         """16-bit integers within the bounds that these keep to. NaN has no code."""
-        codes = (tensor.detach() / self.spread().view(tensor.shape)).round().clamp(-HIGH, HIGH).to(torch.int16)
+        codes = self.rounded(tensor.detach(), self.spread().view(tensor.shape)).to(torch.int16)
         low, high = (int(bound) for bound in codes.aminmax()) if codes.numel() else (0, 0)
         return Codes(codes, min(low, 0), max(high, 0), {"steps": self.steps})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from lilliput import kernels
 from lilliput.config import config
-from lilliput.core.edits import Edit, Map
+from lilliput.core.edits import Edit, Map, Swap
 from lilliput.core.fold import fold
 from lilliput.core.layers import HOSTS, Mapped
 from lilliput.core.method import Look, Method
@@ -21,6 +22,7 @@ from lilliput.errors import ConfigError, at
 from lilliput.kernels.rounding import Job
 from lilliput.quant.curvature import TEMPERATURE, Curvature, upper
 from lilliput.quant.grid import HIGH, Grid
+from lilliput.quant.held import unroll
 from lilliput.quant.in_order import Seen, in_order, see
 
 PRICE = 0.03  # of a bit, in squared steps
@@ -42,6 +44,8 @@ class RateQuantize(Method):
     step: 0 does nothing; 0.0007 costs next to nothing, 0.003 some tenths of a point. price: 0 rounds to the nearest.
     images: how many show the curvature. temperature: quant/curvature. turns: False for one quantizer, whose codes any coder
     makes small, at a fifth of a bit a weight more. skip: layers left alone, by name or pattern.
+    norms: "fold", or "keep" for a network that goes on to be trained with these codes (quant/held, quant/hold); `fold` ends
+    that. It takes `turns: false`.
     Needs the native core. After Hassibi and Stork 1993 (OBS), Frantar et al. 2023, arXiv:2210.17323 (in order, by
     Cholesky factors), and Wiedemann et al. 2020, arXiv:1907.11900 (weighing the coder's bits).
     """
@@ -54,6 +58,7 @@ class RateQuantize(Method):
     temperature: float = TEMPERATURE
     turns: bool = True
     skip: tuple[str, ...] = ()
+    norms: str = "fold"
 
     def check(self) -> None:
         """Numbers that make sense."""
@@ -62,6 +67,10 @@ class RateQuantize(Method):
                 raise ConfigError(f"`{option}` (={value}) must be a number from 0 on")
         if self.images < 1 or not 0 < self.temperature < float("inf"):
             raise ConfigError(f"`images` (={self.images}) and `temperature` (={self.temperature}) must be positive")
+        if self.norms not in ("fold", "keep"):
+            raise ConfigError(f"`norms` (={self.norms}) is not one of fold, keep")
+        if self.norms == "keep" and self.turns:
+            raise ConfigError("`norms` (=keep) is for training, which knows one quantizer: `turns` (=true) must be false")
 
     def plan(self, model: nn.Module, look: Look) -> list[Edit]:
         """Folds, and a grid on every weight that has no map yet."""
@@ -71,12 +80,16 @@ class RateQuantize(Method):
                 return []
             folds = fold(model, look.example)
             sites = self.sites(perform(model, folds))
+            if self.norms == "keep":
+                return [Map(site, "weight", "held_grid") for site in sites]
             return [*folds, *(Map(site, "weight", "grid", {}) for site in sites)]
 
     def refit(self, before: nn.Module, after: nn.Module, look: Look) -> None:
         """Round."""
         with at(self.name):
-            if sites := gridded(after):
+            if self.step and self.norms == "keep":
+                unroll(replace(self, norms="fold")(before, look), after, _norms(fold(before, look.example)))
+            elif sites := gridded(after):
                 self.round(after, self.seen(after, sites, look), self.step)
 
     def sites(self, model: nn.Module) -> list[str]:
@@ -109,8 +122,13 @@ def gridded(model: nn.Module) -> list[str]:
     return [
         site
         for site, layer in model.named_modules()
-        if isinstance(layer, Mapped) and len(layer.weight_maps) == 1 and isinstance(layer.weight_maps[0], Grid)
+        if isinstance(layer, Mapped) and len(layer.weight_maps) == 1 and type(layer.weight_maps[0]) is Grid
     ]
+
+
+def _norms(folds: Sequence[Edit]) -> dict[str, str]:
+    """The norm that is folded into each layer."""
+    return {edit.site: edit.spec["norm"] for edit in folds if isinstance(edit, Swap) and "norm" in edit.spec}
 
 
 def round_layer(layer: Any, bend: Curvature, step: float, price: float, site: str, turns: bool = True) -> float:

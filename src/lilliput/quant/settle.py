@@ -3,11 +3,13 @@
 With y = g·(Ŵ·x + b − μ) + β and Ŵ = s·q:   scale |g|·s, codes sign(g)·q,   bias g·(b − μ) + β
 The codes stay but for their signs, so the network computes what it did, up to float rounding. DoReFa's 2^k levels become odd
 integers of k + 1 bits. Quantizers on gradients go. Weights that are no integers times a scale a channel, as SYQ's by pixel,
-become floats. Jacob et al. 2018, arXiv:1712.05877, section 3.2.
+become floats. Grids that were trained on (quant/held) become grids for files, and biases beside them multiples of what
+rounding made them once. Jacob et al. 2018, arXiv:1712.05877, section 3.2.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,36 +17,38 @@ import torch
 from torch import Tensor, nn
 
 from lilliput.core.edits import Edit, Swap
-from lilliput.core.fold import _line
+from lilliput.core.fold import line
 from lilliput.core.layers import Compressed, Mapped, MappedConv2d, MappedLinear, swaps
 from lilliput.core.watch import Graph, Op, watch
 from lilliput.errors import EditError
 from lilliput.quant.dorefa import Gradient, Squashed
 from lilliput.quant.freeze import carry
+from lilliput.quant.held import LEAST, FineGrid, HeldGrid
 from lilliput.quant.integer import Affine
 from lilliput.quant.syq import Symmetric
 
 
-def settle(model: nn.Module, example: Tensor, skip: Callable[[str], bool]) -> list[Edit]:
+def settle(model: nn.Module, example: Tensor, skip: Callable[[str], bool], zone: float = 0.0) -> list[Edit]:
     """The edits that settle each quantized layer, with the norm behind it unless `skip(norm)`.
 
-    Layers that are settled already, as those of `quant.Quantize` are, stay.
+    Layers that are settled already, as those of `quant.Quantize` are, stay. A `zone` is for grids, 0 for the one they have.
     """
     graph, made = watch(model, example), list[Edit]()
     norms = {op.site: norm for op in graph.ops if (norm := _norm_behind(model, graph, op)) is not None and not skip(norm)}
     for site, layer in model.named_modules():
         if isinstance(layer, Mapped) and layer.weight_maps and _is_settled(layer.weight_maps[-1]) is not None:
             norm = norms.get(site)
+            spec: dict[str, Any] = {"zone": zone} if zone and isinstance(layer.weight_maps[-1], HeldGrid) else {}
             if norm is not None:
-                made += [Swap(site, "settled", {"norm": norm}), Swap(norm, "passed")]
+                made += [Swap(site, "settled", {"norm": norm, **spec}), Swap(norm, "passed")]
             elif not _is_settled(layer.weight_maps[-1]) and not skip(site):
-                made.append(Swap(site, "settled"))
+                made.append(Swap(site, "settled", spec))
     return made
 
 
 def _is_settled(quantizer: nn.Module) -> bool | None:
     """Whether a quantizer is a plain one; None for those that this module knows nothing of."""
-    return type(quantizer) is Affine if isinstance(quantizer, Affine | Squashed | Symmetric) else None
+    return type(quantizer) is Affine if isinstance(quantizer, Affine | Squashed | Symmetric | HeldGrid) else None
 
 
 def _norm_behind(model: nn.Module, graph: Graph, op: Op) -> str | None:
@@ -65,7 +69,9 @@ class Settled(Compressed):
     name = "settled"
 
     @classmethod
-    def like(cls, dense: nn.Module, norm: str | None = None) -> nn.Module:  # type: ignore[override] # its own spec
+    def like(  # type: ignore[override] # its own spec
+        cls, dense: nn.Module, norm: str | None = None, zone: float = 0.0
+    ) -> nn.Module:
         """The layer with room for a bias, and a plain quantizer."""
         if not isinstance(dense, Mapped) or not len(dense.weight_maps):
             raise EditError("only a layer whose weight passes through a quantizer can be settled")
@@ -83,16 +89,23 @@ class Settled(Compressed):
 
     @classmethod
     def absorb_into(  # type: ignore[override] # its own spec
-        cls, layer: Any, model: nn.Module, dense: Any, norm: str | None = None
+        cls, layer: Any, model: nn.Module, dense: Any, norm: str | None = None, zone: float = 0.0
     ) -> None:
         """Compute weight, scales and bias."""
+        if zone:
+            dense = copy.deepcopy(dense)
+            dense.weight_maps[-1].zone.fill_(zone)
         weight = dense.mapped_weight().detach().double()
-        slope = weight.new_ones(len(weight))
+        slope, mean = weight.new_ones(len(weight)), weight.new_zeros(len(weight))
         if norm is not None:
-            slope, shift = _line(model, norm)
+            slope, shift = line(model, norm)
+            mean = model.get_submodule(norm).running_mean.double() - layer.bias.double()  # type: ignore[operator,union-attr]
             layer.bias.copy_(layer.bias.double() * slope + shift)
         layer.weight.copy_(weight * slope.view(-1, *[1] * (weight.dim() - 1)))
         for quantizer in layer.weight_maps:
+            if isinstance(quantizer, FineGrid):
+                _on_grid(layer, quantizer, dense, slope, mean)
+                continue
             unit = _unit(dense.weight_maps[-1], dense.weight).double() * slope.abs()
             quantizer.scale.copy_(torch.where(unit > 0, unit, 1.0))
 
@@ -113,8 +126,10 @@ class PassedOn(Compressed):
         """There is nothing to compute."""
 
 
-def _plain(quantizer: nn.Module, weight: Tensor) -> list[Affine]:
-    """The quantizer that holds the same codes, with one scale a channel; none where there is no such."""
+def _plain(quantizer: nn.Module, weight: Tensor) -> list[Affine] | list[FineGrid]:
+    """The quantizer that holds the same codes, with one scale a channel or steps for files; none where there is no such."""
+    if isinstance(quantizer, HeldGrid):
+        return [FineGrid.like(weight)]
     if isinstance(quantizer, Affine) and quantizer.signed and quantizer.axis in (None, 0):
         bits = int(quantizer.bits)
     elif isinstance(quantizer, Squashed):
@@ -122,6 +137,23 @@ def _plain(quantizer: nn.Module, weight: Tensor) -> list[Affine]:
     else:
         return []
     return [Affine.like(weight, bits, axis=0, scale=[1.0] * len(weight))]
+
+
+def _on_grid(layer: Any, grid: FineGrid, dense: Any, slope: Tensor, mean: Tensor) -> None:
+    """The codes of before on steps a norm behind, and the bias as whole multiples of its own.
+
+    Rows that are scaled by f to fit return f·slope·mean instead of slope·mean of what comes in: the bias adds the difference.
+    """
+    held: HeldGrid = dense.weight_maps[-1]
+    grid.take_over(held, slope)
+    codes = (dense.mapped_weight() / held.spread().view(dense.weight.shape)).round()
+    codes = codes * slope.sign().to(codes).view(-1, *[1] * (codes.dim() - 1))
+    layer.weight.copy_(codes * grid.spread().view(codes.shape))
+    if layer.bias is not None:
+        scaled = (grid.spread()[:, 0, 0] / held.spread()[:, 0, 0]).double() / slope.abs().clamp(min=LEAST)
+        bias = layer.bias.double() + (1 - scaled) * slope * mean
+        unit = held.bias_step
+        layer.bias.copy_((bias / unit).round() * unit + 0.0 if unit > 0 else bias)  # a negative zero is no whole number
 
 
 def _unit(quantizer: Any, weight: Tensor) -> Tensor:

@@ -13,23 +13,23 @@ from lilliput.core.method import Method
 from lilliput.distill import Hinton
 from lilliput.factor import Factorize
 from lilliput.opening import open_model
-from lilliput.prune import Channels, Layers, Weights
-from lilliput.prune.gradual import Gradual
+from lilliput.prune import Channels, Layers
 from lilliput.quant import Quantize
+from lilliput.quant.hold import HoldBits
+from lilliput.quant.rate import RateQuantize
 from lilliput.quant.rate_penalty import RatePenalty
-from lilliput.recipe import Student
+from lilliput.recipe import Bake, Student
 from lilliput.supernet import Slim, Widths
 from lilliput.train import BatchNorm, Fit
 from lilliput.zoo.slimmable import Slimmable
 
-NARROWINGS = 20  # of the masks in the first rung
-BITS_A_WEIGHT = 6.0  # that is not zero takes about so many in a file, its place included
+PENALTY = 2.0  # the loss that a bit a weight is worth; a tenth of it changes nothing that counts
 
 
 @dataclass(frozen=True)
 class Finish:
-    """What a network's weights end as: `rated`, rounded for the file at the end of a training that expects it, and the steps
-    `then`, which need no training."""
+    """What a network's weights end as: `rated`, rounded for the file and trained so, and the steps `then`, which need no
+    training."""
 
     name: str
     rated: bool = False
@@ -98,16 +98,14 @@ def _only(name: str, *steps: Config) -> Family:
 class Candidate:
     """One way through: the steps that shape the network, and what its weights end as.
 
-    finish  float; int8 (`quant.quantize`, without training); rate: zeros and a penalty on bits while it trains, rounded for
-            a file of the size asked for at the end (`quant.rate`); or rate in int8: small as that and fast as this
-    zeros   the share of weights that training brings to zero where they are rounded for the file
+    finish  float; int8 (`quant.quantize`, without training); rate: rounded for a file of the size asked for (`quant.rate`)
+            after the first rung, and trained on as it was rounded; or rate in int8: small as that and fast as this
     ratio, ms, bytes, memory, macs, accuracy   as measured before any training; accuracy on validation, ratio of milliseconds
     """
 
     name: str
     shape: tuple[Config, ...]
     finish: str
-    zeros: float = 0.0
     ratio: float = 1.0
     ms: float = 0.0
     bytes: int = 0
@@ -125,12 +123,14 @@ class Candidate:
         """As tables call it."""
         return self.name if self.finish == "float" else f"{self.name}, {self.finish}"
 
-    def steps(self, epochs: Sequence[int], fit: Fit, batches: int) -> tuple[Config, ...]:
-        """Shape and training, a fit for each of `epochs` of so many batches; what comes after training is not among them."""
-        every = max(1, epochs[0] * batches // NARROWINGS)
-        trained = [self._fit(fit, n, every if k == 0 else 0) for k, n in enumerate(epochs)]
-        masks = (Weights(rate=0.0),) if self.zeros else ()
-        return (*self._shaped(fit, epochs[0]), *masks, *trained)
+    def steps(self, epochs: Sequence[int], fit: Fit, grid: RateQuantize | None = None) -> tuple[Config, ...]:
+        """Shape and training, a fit for each of `epochs`; what comes after training is not among them.
+
+        With a `grid` the weights are rounded by it after the first fit, and the others train what the file will hold.
+        """
+        first, *later = (self._fit(fit, n, held=k > 0 and grid is not None) for k, n in enumerate(epochs))
+        between = () if grid is None else (Bake(), replace(grid, norms="keep"))
+        return (*self._shaped(fit, epochs[0]), first, *between, *later)
 
     @property
     def supernet(self) -> bool:
@@ -144,12 +144,10 @@ class Candidate:
         together = replace(fit, epochs=epochs, distill=fit.distill or Hinton(), callbacks=(*fit.callbacks, Widths()))
         return (self.shape[0], together, *self.shape[1:])
 
-    def _fit(self, fit: Fit, epochs: int, every: int) -> Fit:
+    def _fit(self, fit: Fit, epochs: int, held: bool) -> Fit:
         callbacks = fit.callbacks
         if self.end.rated:
-            callbacks = (*callbacks, RatePenalty())
-        if self.zeros and every:
-            callbacks = (*callbacks, Gradual(rate=self.zeros, allocate="global", every=every))
+            callbacks = (*callbacks, RatePenalty(PENALTY), *([HoldBits()] if held else []))
         return replace(fit, epochs=epochs, distill=fit.distill or Hinton(), callbacks=callbacks)
 
     def to_json(self) -> dict[str, Any]:
@@ -162,18 +160,9 @@ class Candidate:
         return Candidate(**{**value, "shape": tuple(from_json(step) for step in value["shape"])})
 
 
-def zeros_for(size: float, weights: int) -> float:
-    """The share of zeros at which so many weights can be expected to fit into `size` bytes, rounded to hundredths.
-
-    >>> zeros_for(100_000, 400_000)
-    0.67
-    """
-    return round(min(max(1 - 8 * size / weights / BITS_A_WEIGHT, 0.0), 0.95), 2)
-
-
 def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Without those that repeat another's shape and finish."""
     found: dict[str, Candidate] = {}
     for each in candidates:
-        found.setdefault(repr((each.shape, each.finish, each.zeros)), each)
+        found.setdefault(repr((each.shape, each.finish)), each)
     return list(found.values())

@@ -16,7 +16,7 @@ from lilliput.measure import profile
 from lilliput.measure.accuracy import accuracy
 from lilliput.recipe import Bench, Recipe, Student, look, run
 from lilliput.search.budget import Budget
-from lilliput.search.candidates import FAMILIES, FLOAT, INT8, RATE, RATE_INT8, Candidate, Family, Finish, distinct, zeros_for
+from lilliput.search.candidates import FAMILIES, FLOAT, INT8, RATE, RATE_INT8, Candidate, Family, Finish, distinct
 from lilliput.search.gentle import MARGIN, file_bytes
 from lilliput.search.remembered import Remembered
 from lilliput.supernet import Slim
@@ -191,11 +191,9 @@ class Planner:
         stored = self._ended(small, candidate.end)
         times = self.clock.compare({"baseline": self.model, "candidate": stored}, seconds=SECONDS)
         ms, was = times["candidate"].median_ms, times["baseline"].median_ms
-        size = self.budget.size
-        weights, counted = sum(p.numel() for p in small.parameters()), profile(stored, self.look.example)
+        counted = profile(stored, self.look.example)
         return replace(
-            candidate, ms=ms, ratio=ms / was, memory=counted.peak_activation_bytes, macs=counted.macs, bytes=file_bytes(stored),
-            zeros=zeros_for(size.of(self.start.bytes), weights) if candidate.end.rated and size is not None else 0.0,
+            candidate, ms=ms, ratio=ms / was, memory=counted.peak_activation_bytes, macs=counted.macs, bytes=file_bytes(stored)
         )  # fmt: skip
 
     def shaped(self, candidate: Candidate) -> nn.Module:

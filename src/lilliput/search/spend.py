@@ -14,30 +14,26 @@ from torch import nn
 
 from lilliput.config import Config, from_json
 from lilliput.core.identity import file_identity
-from lilliput.core.perform import bake
-from lilliput.core.record import record
 from lilliput.errors import ConfigError, UnknownName
 from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
 from lilliput.quant.rate import RateQuantize
-from lilliput.recipe import Bake, Bench, Recipe, Student, look, prefix_id, run, start_text
+from lilliput.recipe import Bench, Recipe, Student, look, prefix_id, run, start_text
 from lilliput.search.budget import Budget
 from lilliput.search.candidates import FAMILIES, Candidate, students, widths
+from lilliput.search.finish import Finisher
 from lilliput.search.gentle import Proposal, file_bytes
 from lilliput.search.halving import Rung, due, filling, rungs
 from lilliput.search.planning import VERDICTS, Planner, epoch_seconds
-from lilliput.search.rate import pack
 from lilliput.search.remembered import Remembered
 from lilliput.search.trials import Outcome, Trials
 from lilliput.search.workers import cores, follow_parent, helpers
 from lilliput.train import Fit
 
 Steps = tuple[Config, ...]
-TEXT = 256  # bytes for what a file says of the steps after training
 POLL = 1.0  # seconds between two looks at what others do
 KEPT = 64 * 2**20  # bytes an epoch that what the teacher says may take on disk
 ROUNDINGS = 6  # and what comes with them, until a file of the size asked for has been found
-FINER = 4  # times as many images show the winner's curvature, which takes about half as many roundings, each as much longer
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ class Search:
             epoch = self.clock.keep(f"epoch {self.effort.precision}", lambda: epoch_seconds(
                 copy.deepcopy(self.model), self.bench, self.fit))  # fmt: skip
             judging = self._judging(epoch)
-            left = 3600 * self.effort.hours - self.clock.keep(f"planning {self.trials.name}", spent) - self._ending()
+            left = 3600 * self.effort.hours - self.clock.keep(f"planning {self.trials.name}", spent)
         ladder = self._ladder(planned.candidates, left, epoch, judging)
         plan = {
             "candidates": [c.to_json() for c in planned.candidates], "whole": [c.to_json() for c in planned.whole],
@@ -183,17 +179,6 @@ class Search:
         training, and where the file is limited, weights are rounded until they fit."""
         right = epoch / 4 * len(self.bench.task.val) / len(self.bench.task.train)
         return right if self.budget.size is None else right + ROUNDINGS * self.clock.keep("rounding", self._rounding)
-
-    def _ending(self) -> float:
-        """About how many seconds the winner's file takes beyond the judging of any candidate."""
-        if self.budget.size is None or not self._more:
-            return 0.0
-        return FINER * ROUNDINGS / 2 * self.clock.keep("rounding", self._rounding)
-
-    @property
-    def _more(self) -> bool:
-        """Whether there are more images than show the curvature anyway."""
-        return len(self.bench.task.train) > RateQuantize.images
 
     def _rounding(self) -> float:
         """Seconds of rounding the network once."""
@@ -221,7 +206,8 @@ class Search:
             number, trial = claimed
             waiting = False
             with self.trials.alive(trial), cores(min(self.effort.workers, beside)):
-                outcome = self.judge(candidates[number], self._epochs(candidates[number], ladder[: rung + 1]))
+                epochs = self._epochs(candidates[number], ladder[: rung + 1])
+                outcome = self.judge(candidates[number], epochs, self._grid(number) if rung else None)
             if self.trials.finish(trial, outcome):
                 trained += 1
                 self._tell(candidates[number], ladder, rung, outcome)
@@ -232,6 +218,11 @@ class Search:
         outcomes = self.trials.outcomes(len(ladder))
         found = due(ladder, [{c: o.value for c, o in each.items()} for each in outcomes])
         return None if found is None else (found[0], [c for c in found[1] if c not in outcomes[found[0]]], len(found[1]))
+
+    def _grid(self, number: int) -> RateQuantize | None:
+        """What rounded a candidate for its file on the first rung."""
+        steps = [from_json(s) for s in self.trials.outcomes(1)[0][number].found["steps"]]
+        return next((s for s in steps if isinstance(s, RateQuantize)), None)
 
     def _epochs(self, candidate: Candidate, climbed: list[Rung]) -> list[int]:
         """How long a candidate trains on each of these rungs; alone on the last of several for as long as the hours last."""
@@ -249,41 +240,22 @@ class Search:
         self.say(f"{candidate.title} trains until the hours are over: {found} epochs of about {epoch:.0f} s")
         return found
 
-    def judge(self, candidate: Candidate, epochs: list[int]) -> Outcome:
+    def judge(self, candidate: Candidate, epochs: list[int], grid: RateQuantize | None = None) -> Outcome:
         """Train a candidate for so long, finish it, and see what it is worth on validation."""
+        limit = None if self.budget.size is None else self.budget.size.of(self.start["bytes"])
+        finish = Finisher(self.model, self.bench, self.fit, limit)
         try:
-            batches = max(1, len(self.bench.task.train) // self.fit.batch_size)
-            steps = candidate.steps(epochs, self.fit, batches)
-            trained = run(self.model, Recipe(steps), self.bench).model
-            model, after = self._finished(candidate, trained, steps, last=len(epochs) == len(self.plan()["rungs"]))
+            after = finish(candidate, epochs, grid, only=len(self.plan()["rungs"]) == 1)
+            model = finish.run(after)
         except VERDICTS as error:
             return Outcome(None, {"why": str(error)})
         task = self.bench.task
         right = accuracy(model, task.batches("val", 250), task.metric).value
         size = file_bytes(model)
         found = {"steps": [s.to_json() for s in after], "bytes": size, "accuracy": right, "epochs": sum(epochs)}
-        if self.budget.size is not None and size > (limit := self.budget.size.of(self.start["bytes"])):
+        if limit is not None and size > limit:
             return Outcome(None, {**found, "why": f"{size:,} bytes after training, over the {limit:,.0f} asked for"})
         return Outcome(self.value(right, candidate.ratio), found)
-
-    def _finished(self, candidate: Candidate, trained: nn.Module, steps: Steps, last: bool) -> tuple[nn.Module, Steps]:
-        """The network as it will be stored, and all of its steps; the file of the last rung is rounded with more care."""
-        if candidate.end.rated:
-            method = self._rounded(candidate, trained, RateQuantize())
-            if last and self._more:
-                method = self._rounded(candidate, trained, replace(method, images=FINER * method.images))
-            steps = (*steps, Bake(), method)
-        steps = (*steps, *candidate.end.then)
-        return run(self.model, Recipe(steps), self.bench).model, steps
-
-    def _rounded(self, candidate: Candidate, trained: nn.Module, method: RateQuantize) -> RateQuantize:
-        """The method with the step that fits into the file, looked for from the one it has."""
-        assert self.budget.size is not None
-        size = self.budget.size.of(self.start["bytes"]) - TEXT
-        return pack(
-            bake(trained), self.bench.task, size=size, seed=self.bench.seed, method=method,
-            architecture=record(trained).architecture, then=candidate.end.then,
-        ).method  # fmt: skip
 
     @property
     def start(self) -> dict[str, Any]:

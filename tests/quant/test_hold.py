@@ -1,0 +1,215 @@
+"""Laws of training on the grid that a file will hold."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import network, task
+from torch import nn
+
+import lilliput as lp
+from lilliput import kernels
+from lilliput.core.fold import fold
+from lilliput.errors import ConfigError
+from lilliput.quant import Fold, Quantize
+from lilliput.quant.grid import Grid
+from lilliput.quant.held import FineGrid, HeldGrid, held
+from lilliput.quant.hold import NARROWEST, WIDEST, HoldBits, entropy
+from lilliput.quant.rate import RateQuantize
+from lilliput.store import load, save
+from lilliput.train import Fit
+from lilliput.train import fit as train
+
+pytestmark = pytest.mark.skipif(kernels.backend() != "native", reason="only the native core rounds")
+
+ROUND = RateQuantize(step=0.002, turns=False, images=32)
+KEEP = RateQuantize(step=0.002, turns=False, images=32, norms="keep")
+
+
+def look() -> lp.Look:
+    return lp.Look(task().example(), [next(iter(task().drawn()))])
+
+
+def start(seed: int = 0) -> nn.Module:
+    """A network whose norms have seen something, with slopes of both signs and one that is zero."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = network()
+        for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+            with torch.no_grad():
+                norm.running_mean.normal_(0, 0.2)
+                norm.running_var.uniform_(0.5, 2)
+                norm.bias.normal_(0, 0.1)
+                norm.weight[0], norm.weight[1] = -1.0, 0.0
+    return model.eval()
+
+
+def trained(model: nn.Module, *, hold: bool = True, **options: Any) -> nn.Module:
+    plan = Fit(batch_size=20, epochs=options.pop("epochs", 2), lr=0.02, callbacks=(HoldBits(every=2),) if hold else ())
+    return train(model, task(), plan, **options).model.eval()
+
+
+def computed(model: nn.Module) -> torch.Tensor:
+    x = torch.cat([x for x, _ in task().batches("val", 20)])
+    with torch.no_grad():
+        out: torch.Tensor = model.eval()(x)
+    return out
+
+
+def grids(model: nn.Module) -> dict[str, tuple[Any, Grid]]:
+    found = ((site, m) for site, m in model.named_modules() if getattr(m, "weight_maps", None))
+    return {site: (m, m.weight_maps[0]) for site, m in found}  # type: ignore[index]
+
+
+def test_kept_norms_compute_what_folded_ones_do() -> None:
+    folded, kept = ROUND(start(), look()), KEEP(start(), look())
+    assert torch.allclose(computed(folded), computed(kept), atol=1e-4)
+    for site, (layer, grid) in grids(kept).items():
+        other, plain = grids(folded)[site]
+        assert torch.equal(grid.encode(layer.weight).values.abs(), plain.encode(other.weight).values.abs())
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_folding_keeps_the_codes_of_training(epochs: int, tmp_path: Path) -> None:
+    """Rows are scaled by no more than fits them to sixteenths of an octave, and on average they return what they did."""
+    model = KEEP(start(), look())
+    model = trained(model, epochs=epochs) if epochs else model
+    for _, grid in held(model):
+        grid.bias_step.zero_()
+    folded = Fold()(model, look())
+    exact = lp.perform(lp.bake(model), fold(lp.bake(model), look().example))
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    for site, (layer, grid) in grids(folded).items():
+        before, maker = grids(model)[site]
+        wanted = exact.get_submodule(site)
+        rows = (slice(None), *[None] * (layer.weight.dim() - 1))
+        living = (wanted.weight.flatten(1) != 0).any(1)
+        codes, was = grid.encode(layer.weight).values, maker.encode(before.weight).values
+        assert type(grid) is FineGrid and torch.equal(codes[living].abs(), was[living].abs()) and not codes[~living].any()
+        scale = (layer.weight.flatten(1).abs().amax(1) / wanted.weight.flatten(1).abs().amax(1))[living]
+        assert (scale.log2().abs() <= 1 / 32 + 1e-5).all()
+        assert torch.allclose(layer.weight[living], wanted.weight[living] * scale[rows], rtol=1e-5)
+    save(folded, tmp_path / "net.lil")
+    assert torch.equal(computed(load(tmp_path / "net.lil")), computed(folded))
+
+
+def test_what_rows_are_scaled_by_moves_no_mean() -> None:
+    """At the mean of what came in, a scaled row returns what it did: there its bias makes up for it."""
+    model = KEEP(start(), look())
+    for _, grid in held(model):
+        grid.bias_step.zero_()
+    folded, exact = Fold()(model, look()), lp.perform(lp.bake(model), fold(lp.bake(model), look().example))
+    norm, a, b = model.bn1, folded.conv1, exact.conv1
+    scale = a.weight.flatten(1).abs().amax(1) / b.weight.flatten(1).abs().amax(1).clamp(min=1e-9)
+    slope = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    living = slope != 0
+    mean = slope * norm.running_mean
+    assert torch.allclose((scale * mean + a.bias)[living], (mean + b.bias)[living], atol=1e-4)
+
+
+def test_biases_end_as_multiples_of_what_rounding_made_them() -> None:
+    model = trained(KEEP(start(), look()))
+    folded = Fold()(model, look())
+    units = [float(grid.bias_step) for _, grid in held(model)]
+    assert all(unit > 0 and math.log2(unit).is_integer() for unit in units)
+    for (site, (layer, _)), unit in zip(grids(folded).items(), units, strict=True):
+        whole = layer.bias.double() / unit
+        assert torch.equal(whole, whole.round()), site
+
+
+@pytest.mark.parametrize("moved", [0.7, 1.3])
+def test_the_bits_come_back_to_what_they_were(moved: float) -> None:
+    model = KEEP(start(), look())
+    draw = torch.Generator().manual_seed(1)
+    for layer, grid in held(model):
+        spread = grid.spread().view(layer.weight.shape)
+        layer.weight.data.add_(spread * torch.randn(layer.weight.shape, generator=draw) / 2)
+
+    def bits() -> float:
+        return entropy(grid.encode(layer.weight).values for layer, grid in held(model))
+
+    active, first = HoldBits(every=1).begin(model, 60, 0), bits()
+    for layer, _ in held(model):
+        layer.weight.data.mul_(moved)
+    assert abs(math.log(bits() / first)) > 0.1
+    for step in range(60):
+        active.after_step(step)
+    zone = float(held(model)[0][1].zone)
+    assert abs(math.log(bits() / first)) < 0.005 or zone == NARROWEST
+
+
+def test_a_wider_zone_makes_more_zeros_and_a_smaller_file(tmp_path: Path) -> None:
+    model = trained(KEEP(start(), look()))
+    made = [Fold(zone=zone)(model, look()) for zone in (0.0, 0.9, 2.0)]
+    zeros = [sum(int((layer.weight == 0).sum()) for layer, _ in grids(each).values()) for each in made]
+    sizes = [save(each, tmp_path / "net.lil") for each in made]
+    assert zeros[0] < zeros[1] < zeros[2] and sizes[0] > sizes[1] > sizes[2]
+    assert torch.equal(computed(Fold()(model, look())), computed(made[0]))  # and the network stays as it was
+
+
+def test_integers_may_follow(tmp_path: Path) -> None:
+    folded = Fold()(trained(KEEP(start(), look())), look())
+    both = Quantize(weights="power", images=32)(folded, look())
+    save(both, tmp_path / "net.lil")
+    assert torch.equal(computed(load(tmp_path / "net.lil")), computed(both))
+    assert all([each.name for each in layer.weight_maps] == ["fine_grid", "affine"] for layer, _ in grids(both).values())
+
+
+def test_a_network_that_is_trained_on_is_stored_exactly(tmp_path: Path) -> None:
+    model = trained(KEEP(start(), look()))
+    save(model, tmp_path / "net.lil")
+    assert torch.equal(computed(load(tmp_path / "net.lil")), computed(model))
+
+
+def test_a_stopped_training_ends_bit_equal(tmp_path: Path) -> None:
+    class Stop(Exception):
+        """Ends a training."""
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch" and event["epoch"] == 1:
+            raise Stop
+
+    model = KEEP(start(), look())
+    whole = trained(copy.deepcopy(model), folder=tmp_path / "one")
+    with pytest.raises(Stop):
+        trained(copy.deepcopy(model), folder=tmp_path / "two", watch=stop)
+    again = trained(copy.deepcopy(model), folder=tmp_path / "two")
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=4), st.floats(0.5, WIDEST), st.integers(0, 99))
+def test_decoding_codes_is_forward_and_idempotent(shape: list[int], zone: float, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    weight = torch.randn(shape, generator=draw)
+    made = HeldGrid.like(weight)
+    made.absorb(weight / 20)
+    made.zone.fill_(zone)
+    made.slopes.copy_(torch.rand(shape[0], generator=draw) + 0.1)
+    codes = made.encode(weight)
+    assert codes.low <= int(codes.values.min()) and int(codes.values.max()) <= codes.high
+    assert torch.equal(made.decode(codes), made(weight))
+    step = made.spread().view(shape)
+    assert torch.equal(made(weight) == 0, weight.abs() / step < made.zone)
+    kept = made(weight) != 0
+    assert ((made(weight) - weight).abs()[kept] <= 0.5001 * step[kept]).all()
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match="turns"):
+        RateQuantize(norms="keep").plan(start(), look())
+    with pytest.raises(ConfigError, match="fold, keep"):
+        RateQuantize(norms="away").plan(start(), look())
+    with pytest.raises(ConfigError, match="held_grid"):
+        HoldBits().begin(start(), 1, 0)
+    with pytest.raises(ConfigError, match="every"):
+        HoldBits(every=0).check()
+    with pytest.raises(ConfigError, match="zone"):
+        Fold(zone=-1.0).plan(start(), look())
