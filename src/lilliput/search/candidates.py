@@ -24,7 +24,7 @@ from lilliput.train import BatchNorm, Fit
 from lilliput.zoo.slimmable import Slimmable
 
 PENALTY = 2.0  # the loss that a bit a weight is worth; a tenth of it changes nothing that counts
-SLOWER = 0.4  # of the learning rate of floats, for weights that are rounded: five epochs at all of it end with more loss than two
+SLOWER = 0.4  # of the learning rate of floats, for rounded weights: five epochs at all of it end with more loss than two
 
 
 @dataclass(frozen=True)
