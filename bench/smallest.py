@@ -1,16 +1,18 @@
 """The smallest files: trained for it, and beside what single numbers could take at best.
 
     python bench/smallest.py resnet20 [--epochs N] [--images N] [--rate R]    44 kB within 0.5 points, CIFAR-10
+    python bench/smallest.py resnet20 --held [--epochs N] [--images N]        the same, half of its epochs after rounding
     python bench/smallest.py vgg [--epochs N] [--images N] [--rate R] [--params P]  200x within 0.5 points, Fashion-MNIST
     python bench/smallest.py squeezenet     a whole file against order-0 entropies; seconds
     python bench/smallest.py vgg16          138 million 8-bit weights: seconds to pack and to load; 2 GB of memory
-    python bench/smallest.py table          writes bench/results/smallest.json
+    python bench/smallest.py table          writes bench/results/smallest.json; rows of runs that are not in out stay
 
 Every part does what is missing, in out/smallest, and can be stopped at any time. `resnet20` starts from
 $LILLIPUT_WEIGHTS/resnet20-cifar10.safetensors, `vgg` trains its own float network first. Both then train once more, with the
 float network as teacher, while the share of zeros rises to R and a penalty pulls weights to where they take few bits, and
 round without training (`quant.rate`) to the size that is asked for; the validation split decides, and test is read at the end.
-With P below 1 channels go before that, until the share P of the parameters is left.
+With P below 1 channels go before that, until the share P of the parameters is left. With --held the network is trained with the
+penalty that searches have, rounded, and trained as it was rounded, for half of the epochs each.
 """
 
 from __future__ import annotations
@@ -38,8 +40,11 @@ from lilliput.measure import hardware, versions
 from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
 from lilliput.prune import Channels, Weights, gradual
+from lilliput.quant import Fold
 from lilliput.quant.rate_penalty import RatePenalty
 from lilliput.recipe import Bench, run
+from lilliput.search.candidates import Candidate
+from lilliput.search.finish import Finisher
 from lilliput.search.rate import pack
 
 ROOT = Path(__file__).parent.parent
@@ -80,7 +85,26 @@ def resnet20(args: argparse.Namespace) -> None:
     """ResNet-20 in 44 kB."""
     weights = Path(os.environ.get("LILLIPUT_WEIGHTS", ".")) / "resnet20-cifar10.safetensors"
     on, start = task("cifar10", args.images), open_model("resnet20", weights=str(weights)).eval()
-    once(KEPT / "trained", key("resnet20", args, on), lambda: smaller(start, on, 1000 * KILOBYTES, args, lr=0.02))
+    size = 1000.0 * KILOBYTES
+    if args.held:
+        named = {"name": "resnet20 held", "epochs": args.epochs, "images": len(on.train), "seed": args.seed}
+        once(KEPT / "trained", named, lambda: {"name": "resnet20", **trained_as_rounded(start, on, size, args)})
+    else:
+        once(KEPT / "trained", key("resnet20", args, on), lambda: smaller(start, on, size, args, lr=0.02))
+
+
+def trained_as_rounded(start: nn.Module, on: lp.Task, size: float, args: argparse.Namespace) -> dict[str, Any]:
+    """As a search trains what it rounds, with one rung."""
+    fit = lp.Fit(lr=0.05, distill=Hinton(), precision="bf16-mixed")
+    finisher = Finisher(start, Bench(on, KEPT / "store", args.seed), fit, size)
+    steps = finisher(Candidate("as it is", (), "rate"), [args.epochs], None, only=True)
+    path = KEPT / "held.lil"
+    made, before = finisher.run(steps), finisher.run(tuple(s for s in steps if not isinstance(s, Fold)))
+    return {
+        "float": judged(start, on), "trained": judged(before, on), "wanted_bytes": round(size), "packed": judged(made, on),
+        "float_bytes": 4 * sum(p.numel() for p in start.parameters()), "recipe": lp.Recipe(steps).text(),
+        "bytes": lp.save(made, path), "packed_zeros": zeros(made), "held": True,
+    }  # fmt: skip
 
 
 def vgg(args: argparse.Namespace) -> None:
@@ -173,10 +197,18 @@ def packed_and_loaded(seed: int) -> dict[str, Any]:
 
 
 def table(args: argparse.Namespace) -> None:
-    """Gather what is there."""
-    found = {part: [json.loads(p.read_text()) for p in sorted((KEPT / part).glob("*.json"))] for part in PARTS}
+    """Gather what is there, and keep what is not."""
+    found = json.loads(RESULT.read_text()) if RESULT.exists() else {part: [] for part in PARTS}
+    for part in PARTS:
+        rows = [json.loads(p.read_text()) for p in sorted((KEPT / part).glob("*.json"))]
+        found[part] = [row for row in found[part] if all(kept(row) != kept(new) for new in rows)] + rows
     RESULT.write_text(json.dumps(found | {"hardware": hardware(), "versions": versions()}, indent=1) + "\n")
     print(RESULT.relative_to(ROOT))
+
+
+def kept(row: dict[str, Any]) -> list[Any]:
+    """What a row belongs to."""
+    return [row.get(part) for part in ("name", "epochs", "images", "rate", "strength", "params", "held", "width", "seed")]
 
 
 PARTS = ("trained", "entropy", "speed")
@@ -194,6 +226,7 @@ def main() -> None:
     parser.add_argument("--params", type=float, help="the share of parameters that stays when channels go first")
     parser.add_argument("--float-epochs", type=int, default=2, help="of the VGG before anything is compressed")
     parser.add_argument("--width", type=float, default=0.5, help="of the VGG")
+    parser.add_argument("--held", action="store_true", help="train half of the epochs as it was rounded")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     for name, usual in zip(("rate", "strength", "params"), SETTINGS.get(args.part, (0.0, 0.0, 1.0)), strict=True):

@@ -231,7 +231,7 @@ def smallest() -> str:
         lost = [f"{r['float']['test'] - r[part]['test']:+.2f}" if part in r else "" for part in ("trained", "packed")]
         size = f"{r['bytes']:,}" if "bytes" in r else "not reached"
         times = f"{r['float_bytes'] / r['bytes']:.0f}x" if "bytes" in r else ""
-        settings = f"{r['rate']:.0%}, {r['strength']:g}"
+        settings = "half of the epochs as it was rounded" if r.get("held") else f"{r['rate']:.0%}, {r['strength']:g}"
         settings += f"; channels first, {r['params']:.0%} of the parameters" if "params" in r else ""
         trained.append((f"`{r['name']}`", settings, f"{r['epochs']} of {r['images']:,}", f"{r['float']['test']:.2f}", *lost,
                         f"{r['wanted_bytes']:,}", size, times))  # fmt: skip

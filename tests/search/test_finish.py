@@ -49,6 +49,8 @@ def test_after_the_first_rung_it_is_trained_as_it_was_rounded(finish: str, finis
     (grid,) = [s for s in first if isinstance(s, RateQuantize)]
     then = finisher(whole, [1, 2, 3], grid, only=False)
     assert fits(then) == [(1, False), (2, True), (3, True)]
+    (room,) = {c.bytes for s in then if isinstance(s, Fit) for c in s.callbacks if isinstance(c, HoldBits)}
+    assert 0 < room < SIZE
     assert [s for s in then if isinstance(s, RateQuantize)] == [replace(grid, norms="keep")] and not grid.turns
     for steps, name in ((first, "grid"), (then, "fine_grid")):
         model = finisher.run(steps)

@@ -29,7 +29,7 @@ class HeldGrid(Grid):
     costs what a `grid` does, and 32 bits a row while it is trained.
 
     `slopes` holds g_r, the size of γ/√(σ² + ε) when the weight was rounded, and stays as it is: what norms learn changes no
-    code. (Steps that followed them flipped codes by the row: 1.5 points after two epochs of ResNet-56.) A zone above 1/2 makes
+    code. (Steps that followed them flipped codes by the row: 1.2 points of ResNet-56 after two epochs.) A zone above 1/2 makes
     zeros of numbers that one step would be nearer to, which is what a coder wants. `bias_step` is what biases will be multiples
     of, 0 where nobody said. Folding makes it a `fine_grid`.
     Jacob et al. 2018, arXiv:1712.05877, section 3.2 (weights are rounded in training as they will be when norms are folded).

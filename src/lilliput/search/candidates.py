@@ -124,12 +124,14 @@ class Candidate:
         """As tables call it."""
         return self.name if self.finish == "float" else f"{self.name}, {self.finish}"
 
-    def steps(self, epochs: Sequence[int], fit: Fit, grid: RateQuantize | None = None) -> tuple[Config, ...]:
+    def steps(
+        self, epochs: Sequence[int], fit: Fit, grid: RateQuantize | None = None, hold: HoldBits | None = None
+    ) -> tuple[Config, ...]:
         """Shape and training, a fit for each of `epochs`; what comes after training is not among them.
 
-        With a `grid` the weights are rounded by it after the first fit, and the others train what the file will hold.
+        With a `grid` the weights are rounded by it after the first fit, and the others train what the file will `hold`.
         """
-        first, *later = (self._fit(fit, n, held=k > 0 and grid is not None) for k, n in enumerate(epochs))
+        first, *later = (self._fit(fit, n, hold if k else None) for k, n in enumerate(epochs))
         between = () if grid is None else (Bake(), replace(grid, norms="keep"))
         return (*self._shaped(fit, epochs[0]), first, *between, *later)
 
@@ -145,13 +147,11 @@ class Candidate:
         together = replace(fit, epochs=epochs, distill=fit.distill or Hinton(), callbacks=(*fit.callbacks, Widths()))
         return (self.shape[0], together, *self.shape[1:])
 
-    def _fit(self, fit: Fit, epochs: int, held: bool) -> Fit:
-        callbacks, lr = fit.callbacks, fit.lr
-        if self.end.rated:
-            callbacks = (*callbacks, RatePenalty(PENALTY))
-        if held:
-            callbacks, lr = (*callbacks, HoldBits()), SLOWER * lr
-        return replace(fit, epochs=epochs, lr=lr, distill=fit.distill or Hinton(), callbacks=callbacks)
+    def _fit(self, fit: Fit, epochs: int, hold: HoldBits | None) -> Fit:
+        """One training; that of rounded weights is slower, and brings its own penalty."""
+        added = [hold] if hold else [RatePenalty(PENALTY)] if self.end.rated else []
+        lr = SLOWER * fit.lr if hold else fit.lr
+        return replace(fit, epochs=epochs, lr=lr, distill=fit.distill or Hinton(), callbacks=(*fit.callbacks, *added))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, which `from_json` reads back."""

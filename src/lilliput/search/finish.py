@@ -14,7 +14,7 @@ from lilliput.core.record import record
 from lilliput.errors import BudgetError
 from lilliput.quant import Fold
 from lilliput.quant.held import held
-from lilliput.quant.hold import WIDEST
+from lilliput.quant.hold import WIDEST, HoldBits, coded
 from lilliput.quant.rate import RateQuantize
 from lilliput.recipe import Bake, Bench, Recipe, run
 from lilliput.search.candidates import Candidate
@@ -24,6 +24,8 @@ from lilliput.train import Fit
 
 Steps = tuple[Config, ...]
 TEXT = 256  # bytes for what a file says of the steps after training
+FINER = 0.5  # bytes a row, for steps that norms have moved
+SLACK = 0.002  # of the file, for codes whose bytes are held no better
 WIDER = 1.2  # steps of dead zone, for e times as many bytes as there may be
 NUDGE = 0.004  # of a step at least
 
@@ -48,7 +50,8 @@ class Finisher:
             return (*steps, Bake(), self.rounded(candidate, steps, RateQuantize(turns=only)), *candidate.end.then)
         if grid is None:
             grid = self.rounded(candidate, candidate.steps(epochs[:1], self.fit), RateQuantize(turns=False))
-        return self.folded(candidate, candidate.steps(epochs, self.fit, grid))
+        hold = HoldBits(self.room(candidate, candidate.steps(epochs[:1], self.fit, grid)))
+        return self.folded(candidate, candidate.steps(epochs, self.fit, grid, hold))
 
     def run(self, steps: Steps) -> nn.Module:
         """The network that these steps make."""
@@ -62,6 +65,13 @@ class Finisher:
             bake(trained), self.bench.task, size=self.size - TEXT, seed=self.bench.seed, method=method,
             architecture=record(trained).architecture, then=candidate.end.then,
         ).method  # fmt: skip
+
+    def room(self, candidate: Candidate, steps: Steps) -> int:
+        """The bytes that codes may take in the file, where all but them stays as it is before these weights are trained."""
+        assert self.size is not None
+        begun, whole = self.run(steps), file_bytes(self.run((*steps, Fold(), *candidate.end.then)))
+        finer = FINER * sum(grid.rows for _, grid in held(begun))
+        return max(1, int(coded(begun) + (1 - SLACK) * self.size - TEXT - finer - whole))
 
     def folded(self, candidate: Candidate, steps: Steps) -> Steps:
         """The steps after training on a grid: codes stay, but for those that a wider dead zone must make zero for the file."""
