@@ -318,11 +318,15 @@ class Search:
             if "why" in found
             else f"{100 * found['accuracy']:.2f} % on validation, {found['bytes']:,} bytes"
         )
-        done = self.trials.outcomes(len(ladder))
-        wanted = [max(0, r.entrants - len(each)) * r.epochs for r, each in zip(ladder, done, strict=True)]
-        epochs = sum(wanted) if self._due(ladder) else 0  # where all are out, nothing is left to train
-        left = f"; about {_minutes(epochs * self.plan()['epoch_seconds'])} left" if epochs else ""
+        left = f"; about {_minutes(self._left(ladder))} left" if self._due(ladder) else ""
         self.say(f"rung {rung + 1} of {len(ladder)}, {candidate.title}: {fate}{left}")
+
+    def _left(self, ladder: list[Rung]) -> float:
+        """Seconds of training to come: with several rungs what the hours leave, which the last one fills."""
+        if len(ladder) > 1:
+            return max(0.0, float(self.plan()["seconds"]) - self.trials.worked())
+        missing = ladder[0].entrants - len(self.trials.outcomes(1)[0])
+        return max(0, missing) * ladder[0].epochs * float(self.plan()["epoch_seconds"])
 
 
 def _minutes(seconds: float) -> str:
