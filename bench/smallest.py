@@ -97,13 +97,16 @@ def trained_as_rounded(start: nn.Module, on: lp.Task, size: float, args: argpars
     """As a search trains what it rounds, with one rung."""
     fit = lp.Fit(lr=0.05, distill=Hinton(), precision="bf16-mixed")
     finisher = Finisher(start, Bench(on, KEPT / "store", args.seed), fit, size)
-    steps = finisher(Candidate("as it is", (), "rate"), [args.epochs], None, only=True)
-    path = KEPT / "held.lil"
+    whole = {"float": judged(start, on), "wanted_bytes": round(size), "held": True}
+    try:
+        steps = finisher(Candidate("as it is", (), "rate"), [args.epochs], None, only=True)
+    except BudgetError as error:
+        return whole | {"missed": str(error)}
     made, before = finisher.run(steps), finisher.run(tuple(s for s in steps if not isinstance(s, Fold)))
-    return {
-        "float": judged(start, on), "trained": judged(before, on), "wanted_bytes": round(size), "packed": judged(made, on),
-        "float_bytes": 4 * sum(p.numel() for p in start.parameters()), "recipe": lp.Recipe(steps).text(),
-        "bytes": lp.save(made, path), "packed_zeros": zeros(made), "held": True,
+    return whole | {
+        "trained": judged(before, on), "packed": judged(made, on), "recipe": lp.Recipe(steps).text(),
+        "float_bytes": 4 * sum(p.numel() for p in start.parameters()),
+        "bytes": lp.save(made, KEPT / "held.lil"), "packed_zeros": zeros(made),
     }  # fmt: skip
 
 
@@ -198,7 +201,9 @@ def packed_and_loaded(seed: int) -> dict[str, Any]:
 
 def table(args: argparse.Namespace) -> None:
     """Gather what is there, and keep what is not."""
-    found = json.loads(RESULT.read_text()) if RESULT.exists() else {part: [] for part in PARTS}
+    found = json.loads(RESULT.read_text()) if RESULT.exists() else {part: [] for part in PARTS} | {"hardware": hardware()}
+    if any(found["hardware"][what] != hardware()[what] for what in ("cpu", "cores")):
+        raise SystemExit(f"{RESULT.name} has rows of other hardware; run all parts here, and remove it first")
     for part in PARTS:
         rows = [json.loads(p.read_text()) for p in sorted((KEPT / part).glob("*.json"))]
         found[part] = [row for row in found[part] if all(kept(row) != kept(new) for new in rows)] + rows

@@ -125,21 +125,21 @@ def test_biases_end_as_multiples_of_what_rounding_made_them() -> None:
         assert torch.equal(whole, whole.round()), site
 
 
-@pytest.mark.parametrize("moved", [0.7, 1.3])
+@pytest.mark.parametrize("moved", [0.9, 1.1])
 def test_the_bytes_come_back_to_what_they_were(moved: float) -> None:
     model = KEEP(start(), look())
     draw = torch.Generator().manual_seed(1)
     for layer, grid in held(model):
+        grid.zone.fill_(0.75)
         spread = grid.spread().view(layer.weight.shape)
         layer.weight.data.add_(spread * torch.randn(layer.weight.shape, generator=draw) / 2)
     active, first = HoldBits(every=1).begin(model, 100, 0), coded(model)
     for layer, _ in held(model):
         layer.weight.data.mul_(moved)
-    assert abs(math.log(coded(model) / first)) > 0.1
+    assert abs(math.log(coded(model) / first)) > 0.02
     for step in range(100):
         active.after_step(step)
-    zone = float(held(model)[0][1].zone)
-    assert abs(math.log(coded(model) / first)) < 0.01 or zone == NARROWEST
+    assert abs(math.log(coded(model) / first)) < 0.01 and float(held(model)[0][1].zone) > NARROWEST
 
 
 def test_the_bytes_asked_for_are_those_that_come() -> None:
@@ -163,13 +163,53 @@ def test_what_is_cheap_enough_is_not_penalized() -> None:
     assert constant is not None and found == pytest.approx([0.0, constant.item(), 2 * constant.item()], rel=1e-4)
 
 
+def test_offsets_stay_since_training_takes_the_mean_away() -> None:
+    before, kept = start(), KEEP(start(), look())
+    norms = [(a, kept.get_submodule(site)) for site, a in before.named_modules() if isinstance(a, nn.BatchNorm2d)]
+    assert norms and all(torch.equal(a.bias[a.weight != 0], b.bias[a.weight != 0]) for a, b in norms)
+    assert not all(torch.equal(a.running_mean, b.running_mean) for a, b in norms)
+
+
+def test_what_is_held_already_stays() -> None:
+    first = RateQuantize(step=0.002, turns=False, images=32, norms="keep", skip=("conv1",))(start(), look())
+    both = KEEP(first, look())
+    assert len(held(both)) == len(held(first)) + 1
+    for site, (layer, grid) in grids(first).items():
+        other, same = grids(both)[site]
+        assert torch.equal(layer.weight, other.weight) and torch.equal(grid.spread(), same.spread())
+
+
+class Loud(nn.BatchNorm2d):
+    """A norm that does more."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input).relu()
+
+
+def test_norms_that_do_more_stay() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), Loud(4), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    folded = Fold()(KEEP(model, look()), look())
+    assert isinstance(folded[1], Loud) and {type(grid) for _, grid in grids(folded).values()} == {FineGrid}
+    assert torch.allclose(computed(folded), computed(KEEP(model, look())), atol=1e-3)
+
+
+def test_what_stands_before_a_norm_that_stays_goes_on_as_it_is() -> None:
+    model = KEEP(start(), look())
+    assert {type(grid) for _, grid in grids(Fold(skip=("*",))(model, look())).values()} >= {HeldGrid}
+    assert torch.allclose(computed(Fold(skip=("*",))(model, look())), computed(model), atol=1e-6)
+
+
 def test_a_wider_zone_makes_more_zeros_and_a_smaller_file(tmp_path: Path) -> None:
-    model = trained(KEEP(start(), look()))
-    made = [Fold(zone=zone)(model, look()) for zone in (0.0, 0.9, 2.0)]
+    model = trained(KEEP(start(), look()), epochs=20)
+    made = [Fold(zone=zone)(model, look()) for zone in (0.0, 0.75, 1.0)]
     zeros = [sum(int((layer.weight == 0).sum()) for layer, _ in grids(each).values()) for each in made]
     sizes = [save(each, tmp_path / "net.lil") for each in made]
     assert zeros[0] < zeros[1] < zeros[2] and sizes[0] > sizes[1] > sizes[2]
     assert torch.equal(computed(Fold()(model, look())), computed(made[0]))  # and the network stays as it was
+    for _, grid in held(model):
+        grid.zone.fill_(0.9)
+    assert torch.equal(computed(Fold(zone=0.6)(model, look())), computed(Fold()(model, look()))), "none gets narrower"
 
 
 def test_integers_may_follow(tmp_path: Path) -> None:
@@ -213,10 +253,10 @@ def test_decoding_codes_is_forward_and_idempotent(shape: list[int], zone: float,
     made.slopes.copy_(torch.rand(shape[0], generator=draw) + 0.1)
     codes = made.encode(weight)
     assert codes.low <= int(codes.values.min()) and int(codes.values.max()) <= codes.high
-    assert torch.equal(made.decode(codes), made(weight))
+    assert torch.equal(made.decode(codes), made(weight)) and torch.equal(made(made(weight)), made(weight))
     step = made.spread().view(shape)
-    assert torch.equal(made(weight) == 0, weight.abs() / step < made.zone)
     kept = made(weight) != 0
+    assert not kept[weight.abs() / step < made.zone].any() and kept[weight.abs() / step > made.zone + 0.5].all()
     assert ((made(weight) - weight).abs()[kept] <= 0.5001 * step[kept]).all()
 
 
@@ -231,4 +271,4 @@ def test_what_cannot_be_is_refused() -> None:
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             HoldBits(**wrong).check()
     with pytest.raises(ConfigError, match="zone"):
-        Fold(zone=-1.0).plan(start(), look())
+        Fold(zone=1.1).check()

@@ -123,11 +123,16 @@ def _is_cut(pair: tuple[str, str], site: str) -> bool:
     return inside[0] != inside[1]
 
 
+def only_normalizes(norm: Any) -> bool:
+    """Whether a layer is a batch norm with running statistics whose forward is known to do nothing else."""
+    return _is_fixed(norm) and (type(norm).forward in _STOCK or bool(getattr(norm, "only_norms", False)))
+
+
 def _does_more(layer: Any) -> str | None:
     """What a layer does that its class and its numbers do not say, or None."""
     if layer._forward_hooks or layer._forward_pre_hooks:
         return "has hooks"
-    if isinstance(layer, _BatchNorm) and type(layer).forward not in _STOCK and not getattr(layer, "only_norms", False):
+    if _is_fixed(layer) and not only_normalizes(layer):
         return f"is a `{type(layer).__name__}`, whose forward may do more than normalise"
     return None
 

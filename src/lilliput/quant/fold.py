@@ -21,7 +21,7 @@ class Fold(Method):
 
     Layers whose quantizers were learned (`quant.Quantize(learn=..., norms="keep")`) take the norm into their scales, and end
     with plain integers (quant/settle); those that were trained on grids (quant/hold) end as a file holds them.
-    zone: the dead zone of these grids in steps, for a file that is a little too large; 0 is the one they have.
+    zone: the least dead zone of these grids, up to a step, for a file that is a little too large; 0 leaves them theirs.
     skip: norms that stay, by name or pattern ("layer1.*").
     Jacob et al. 2018, arXiv:1712.05877, section 3.2.
     """
@@ -31,10 +31,14 @@ class Fold(Method):
     skip: tuple[str, ...] = ()
     zone: float = 0.0
 
+    def check(self) -> None:
+        """Raise `ConfigError` for a zone that is none."""
+        if not 0 <= self.zone <= 1:
+            raise ConfigError(f"{self.name}: `zone` (={self.zone}) is a share of a step, from 0 to 1")
+
     def plan(self, model: nn.Module, look: Look) -> list[Edit]:
         """Two edits a norm."""
-        if not 0 <= self.zone < float("inf"):
-            raise ConfigError(f"{self.name}: `zone` (={self.zone}) is a number of steps, from 0 on")
+        self.check()
         folded = fold(model, look.example)
         pairs = zip(folded[::2], folded[1::2], strict=True)
         return [

@@ -109,5 +109,5 @@ class Grid(Quantizer):
 
 
 def _brief(exponents: Tensor) -> Tensor:
-    """One zero for many: networks are large, and most need no factors of this kind."""
-    return exponents if exponents.is_meta or any(exponents.tolist()) else exponents[:1]
+    """One zero for many: networks are large, and most need no such factors. An accelerator would have to be waited for."""
+    return exponents[:1] if exponents.device.type == "cpu" and not any(exponents.tolist()) else exponents

@@ -15,15 +15,15 @@ from lilliput.errors import ConfigError
 from lilliput.quant.held import ZONE, held
 from lilliput.quant.rate_penalty import RatePenalty
 
-GAIN = 0.2  # of a step, for e times as many bytes as there may be
-NARROWEST, WIDEST = 0.5, 4.0  # dead zones, in steps
+GAIN = 0.2  # of a step, for e times as many bytes as there may be: a small part of what would do, each time
+NARROWEST, WIDEST = 0.5, 1.0  # dead zones, in steps; a wider one would leave no code of one
 
 
 @config("quant.hold_bits")
 class HoldBits(Callback):
     r"""Train weights that are rounded for a file (`held_grid`), with codes that take the bytes they may.
 
-    zone ← zone + 0.2·ln(B / `bytes`) within [0.5, 4] after `every` steps, one for all layers
+    zone ← zone + 0.2·ln(B / `bytes`) within [0.5, 1] after `every` steps, one for all layers
     adds `strength`·(zone − 0.5) / 0.1 times the penalty of `quant.rate_penalty` of strength 1
     B is what the context coder takes for the codes of all layers.
 
@@ -50,7 +50,7 @@ class HoldBits(Callback):
         self.check()
         if not held(model):
             raise ConfigError(
-                f"{self.name}: no layer has a `held_grid`. Put `quant.rate` with `norms: keep` before the training."
+                f"{self.name}: no layer has a `held_grid`. Put `quant.rate: {{norms: keep, turns: false}}` before the training."
             )
         return _Held(model, self, RatePenalty(self.strength).begin(model, steps, seed))
 
@@ -64,7 +64,7 @@ class _Held(Active):
         self.wanted = asked.bytes or coded(model)
 
     def loss(self, x: Tensor, outputs: Tensor, targets: Tensor) -> Tensor | None:
-        """The penalty, as far as codes take too much without it."""
+        """The penalty, times how far the zone is above the narrowest."""
         added = self.penalty.loss(x, outputs, targets)
         return None if added is None else added * (self.grids[0].zone - NARROWEST) / (ZONE - NARROWEST)
 

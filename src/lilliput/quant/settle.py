@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lilliput.core.edits import Edit, Swap
-from lilliput.core.fold import line
+from lilliput.core.fold import line, only_normalizes
 from lilliput.core.layers import Compressed, Mapped, MappedConv2d, MappedLinear, swaps
 from lilliput.core.watch import Graph, Op, watch
 from lilliput.errors import EditError
@@ -31,16 +31,19 @@ from lilliput.quant.syq import Symmetric
 def settle(model: nn.Module, example: Tensor, skip: Callable[[str], bool], zone: float = 0.0) -> list[Edit]:
     """The edits that settle each quantized layer, with the norm behind it unless `skip(norm)`.
 
-    Layers that are settled already, as those of `quant.Quantize` are, stay. A `zone` is for grids, 0 for the one they have.
+    Layers that are settled already, as those of `quant.Quantize` are, stay. A `zone` is the least that grids shall have.
     """
     graph, made = watch(model, example), list[Edit]()
     norms = {op.site: norm for op in graph.ops if (norm := _norm_behind(model, graph, op)) is not None and not skip(norm)}
     for site, layer in model.named_modules():
         if isinstance(layer, Mapped) and layer.weight_maps and _is_settled(layer.weight_maps[-1]) is not None:
             norm = norms.get(site)
-            spec: dict[str, Any] = {"zone": zone} if zone and isinstance(layer.weight_maps[-1], HeldGrid) else {}
+            grid = layer.weight_maps[-1] if isinstance(layer.weight_maps[-1], HeldGrid) else None
+            spec: dict[str, Any] = {"zone": zone} if zone and grid is not None else {}
             if norm is not None:
                 made += [Swap(site, "settled", {"norm": norm, **spec}), Swap(norm, "passed")]
+            elif grid is not None and not (grid.slopes == 1).all():
+                continue  # its steps are those behind a norm that stays
             elif not _is_settled(layer.weight_maps[-1]) and not skip(site):
                 made.append(Swap(site, "settled", spec))
     return made
@@ -57,6 +60,8 @@ def _norm_behind(model: nn.Module, graph: Graph, op: Op) -> str | None:
         return None
     layer, reader = model.get_submodule(op.site), graph.only_reader(op.outputs[0])
     if reader is None or reader.kind != "batch_norm" or graph.times_called[reader.site] > 1:
+        return None
+    if not only_normalizes(model.get_submodule(reader.site)):
         return None
     maps = layer._modules.get("output_maps") or ()
     return reader.site if all(isinstance(m, Gradient) for m in maps) else None  # type: ignore[union-attr]
@@ -94,7 +99,7 @@ class Settled(Compressed):
         """Compute weight, scales and bias."""
         if zone:
             dense = copy.deepcopy(dense)
-            dense.weight_maps[-1].zone.fill_(zone)
+            dense.weight_maps[-1].zone.clamp_(min=zone)
         weight = dense.mapped_weight().detach().double()
         slope, mean = weight.new_ones(len(weight)), weight.new_zeros(len(weight))
         if norm is not None:

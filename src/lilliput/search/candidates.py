@@ -150,7 +150,7 @@ class Candidate:
     def _fit(self, fit: Fit, epochs: int, hold: HoldBits | None) -> Fit:
         """One training; that of rounded weights is slower, and brings its own penalty."""
         added = [hold] if hold else [RatePenalty(PENALTY)] if self.end.rated else []
-        lr = SLOWER * fit.lr if hold else fit.lr
+        lr = round(SLOWER * fit.lr, 9) if hold else fit.lr
         return replace(fit, epochs=epochs, lr=lr, distill=fit.distill or Hinton(), callbacks=(*fit.callbacks, *added))
 
     def to_json(self) -> dict[str, Any]:

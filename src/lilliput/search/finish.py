@@ -26,7 +26,7 @@ Steps = tuple[Config, ...]
 TEXT = 256  # bytes for what a file says of the steps after training
 FINER = 0.5  # bytes a row, for steps that norms have moved
 SLACK = 0.002  # of the file, for codes whose bytes are held no better
-WIDER = 1.2  # steps of dead zone, for e times as many bytes as there may be
+WIDER = 1.2  # steps of dead zone, for e times as many bytes as there may be: about what does
 NUDGE = 0.004  # of a step at least
 
 
@@ -71,7 +71,10 @@ class Finisher:
         assert self.size is not None
         begun, whole = self.run(steps), file_bytes(self.run((*steps, Fold(), *candidate.end.then)))
         finer = FINER * sum(grid.rows for _, grid in held(begun))
-        return max(1, int(coded(begun) + (1 - SLACK) * self.size - TEXT - finer - whole))
+        left = int(coded(begun) + (1 - SLACK) * self.size - TEXT - finer - whole)
+        if left < 1:
+            raise BudgetError(f"all but the codes of weights takes more than the {self.size:,.0f} bytes asked for")
+        return left
 
     def folded(self, candidate: Candidate, steps: Steps) -> Steps:
         """The steps after training on a grid: codes stay, but for those that a wider dead zone must make zero for the file."""

@@ -31,6 +31,7 @@ from lilliput.search.workers import cores, follow_parent, helpers
 from lilliput.train import Fit
 
 Steps = tuple[Config, ...]
+PLANS = "plans 2"  # the form they are stored in: one of another form is another search's
 POLL = 1.0  # seconds between two looks at what others do
 KEPT = 64 * 2**20  # bytes an epoch that what the teacher says may take on disk
 ROUNDINGS = 6  # and what comes with them, until a file of the size asked for has been found
@@ -109,7 +110,7 @@ class Search:
         self.model, self.bench, self.clock, self.budget, self.effort, self.say = model, bench, clock, budget, effort, say
         others = [name + file_identity(name) for name in effort.students]
         spent = f"{effort.hours} {effort.precision} {bench.seed} {effort.families} {others} {clock.threads}"
-        key = [start_text(model, bench.task), repr(budget), spent]
+        key = [start_text(model, bench.task), repr(budget), spent, PLANS]
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._plan: dict[str, Any] | None = None
@@ -300,7 +301,8 @@ class Search:
     def _trained(self, candidates: list[Candidate], ladder: list[dict[str, int]]) -> Iterable[Row]:
         outcomes = self.trials.outcomes(len(ladder))
         for number, c in enumerate(candidates):
-            last = next((each[number] for each in reversed(outcomes) if number in each), None)
+            tried = [each[number] for each in outcomes if number in each]
+            last = next((o for o in reversed(tried) if o.value is not None), tried[-1] if tried else None)
             if last is None or "steps" not in last.found:
                 yield self._untrained(c, last.found["why"] if last else "not trained: the hours did not reach for it")
                 continue
@@ -308,7 +310,7 @@ class Search:
             over = self.budget.taken(self.start, found["bytes"], c.ms, c.ratio, c.memory)
             steps = tuple(from_json(s) for s in found["steps"])
             yield Row(c.title, steps, found["epochs"], c.ms, c.ratio, found["bytes"], c.accuracy, found["accuracy"], last.value,
-                      found.get("why", ""), over=max(over.values(), default=0.0),
+                      _why(last, tried[-1]), over=max(over.values(), default=0.0),
                       meets=last.value is not None and self._kept(found["accuracy"]))  # fmt: skip
 
     def _tell(self, candidate: Candidate, ladder: list[Rung], rung: int, outcome: Outcome) -> None:
@@ -327,6 +329,12 @@ class Search:
             return max(0.0, float(self.plan()["seconds"]) - self.trials.worked())
         missing = ladder[0].entrants - len(self.trials.outcomes(1)[0])
         return max(0, missing) * ladder[0].epochs * float(self.plan()["epoch_seconds"])
+
+
+def _why(counted: Outcome, last: Outcome) -> str:
+    """Why a candidate is out; or, where it counts as it was on a rung before, why it does not as it is on the last."""
+    why = str(last.found.get("why", ""))
+    return why if counted is last else f"trained for longer: {why}"
 
 
 def _minutes(seconds: float) -> str:
