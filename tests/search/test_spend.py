@@ -28,6 +28,7 @@ from lilliput.search import Budget, Effort, Proposal, Remembered, Search
 from lilliput.search.candidates import FAMILIES, Candidate, widths
 from lilliput.search.gentle import MARGIN, file_bytes
 from lilliput.search.halving import Rung
+from lilliput.search.trials import Outcome
 from lilliput.train import Fit
 
 pytest.importorskip("optuna", reason="a search by hours needs Optuna")
@@ -99,6 +100,19 @@ def test_the_front_holds_what_nothing_beats(finished: tuple[Path, Search, Propos
     for row, point in zip(front, points, strict=True):
         beaten = any(other != point and all(a <= b for a, b in zip(other, point, strict=True)) for other in points)
         assert row["dominated"] == beaten
+
+
+def test_a_candidate_that_fails_when_trained_for_longer_counts_as_it_was(
+    finished: tuple[Path, Search, Proposal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, it, _ = finished
+    first = it.trials.outcomes(1)[0]
+    number = next(n for n, each in first.items() if each.value is not None)
+    monkeypatch.setattr(it.trials, "outcomes", lambda rungs: [first, {number: Outcome(None, {"why": "it burst"})}])
+    candidates = [Candidate.from_json(c) for c in it.plan()["candidates"]]
+    row = list(it._trained(candidates, it.plan()["rungs"]))[number]
+    assert row.value == first[number].value and row.bytes == first[number].found["bytes"]
+    assert row.why == "trained for longer: it burst"
 
 
 def test_called_again_it_trains_nothing_and_says_the_same(finished: tuple[Path, Search, Proposal]) -> None:
