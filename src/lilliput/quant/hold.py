@@ -24,13 +24,14 @@ class HoldBits(Callback):
     r"""Train weights that are rounded for a file (`held_grid`), with codes that take the bytes they may.
 
     zone ← zone + 0.2·ln(B / `bytes`) within [0.5, 1] after `every` steps, one for all layers
-    adds `strength`·(zone − 0.5) / 0.1 times the penalty of `quant.rate_penalty` of strength 1
+    adds `strength`·min(1, (zone − 0.5) / 0.1) times the penalty of `quant.rate_penalty` of strength 1
     B is what the context coder takes for the codes of all layers.
 
     Both make codes cheaper: the zone at once, by zeros near zero, and the penalty by moving weights there for less of the loss.
     They share one number, since a penalty alone would go on to shrink weights beside steps that stay: where codes have become
-    cheap enough, it ends. Put `quant.rate: {norms: keep, turns: false}` before the training, and `fold` behind it, which keeps
-    the codes. One pass over the weights a step, and the coder's when it is time (some ten million codes a second).
+    cheap enough, it ends. It never grows, as what it has moved does not come back, and what a zone makes zero does. Put
+    `quant.rate: {norms: keep, turns: false}` before the training, and `fold` behind it, which keeps the codes.
+    costs one pass over the weights a step, and the coder's when it is time (some ten million codes a second).
     bytes: 0 for what they take when training begins. Needs the native core. Widening dead zones as a control of the rate:
     Sullivan 1996, "Efficient scalar quantization of exponential and Laplacian random variables".
     """
@@ -64,9 +65,9 @@ class _Held(Active):
         self.wanted = asked.bytes or coded(model)
 
     def loss(self, x: Tensor, outputs: Tensor, targets: Tensor) -> Tensor | None:
-        """The penalty, times how far the zone is above the narrowest."""
+        """The penalty, less of it the nearer the zone is to the narrowest."""
         added = self.penalty.loss(x, outputs, targets)
-        return None if added is None else added * (self.grids[0].zone - NARROWEST) / (ZONE - NARROWEST)
+        return None if added is None else added * ((self.grids[0].zone - NARROWEST) / (ZONE - NARROWEST)).clamp(max=1)
 
     def after_step(self, step: int) -> None:
         """Move the zone if it is time."""
