@@ -261,6 +261,19 @@ def test_decoding_codes_is_forward_and_idempotent(shape: list[int], zone: float,
     assert ((made(weight) - weight).abs()[kept] <= 0.5001 * step[kept]).all()
 
 
+@pytest.mark.parametrize("kind", [HeldGrid, FineGrid])
+@pytest.mark.parametrize(("axis", "dim"), [("out", 0), ("in", 1)])
+def test_grids_follow_the_channels_that_stay(kind: type[HeldGrid] | type[FineGrid], axis: str, dim: int) -> None:
+    weight = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+    made = kind.like(weight)
+    made.absorb(weight / 10)
+    for name in made.by_row:
+        getattr(made, name).copy_(torch.tensor([1, 2, 3, 4, 5, 6]))
+    keep, whole = [0, 2, 3], made(weight)
+    made.resize(axis, keep, dim)
+    assert torch.equal(made(weight.index_select(dim, torch.tensor(keep))), whole.index_select(dim, torch.tensor(keep)))
+
+
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="turns"):
         RateQuantize(norms="keep").plan(start(), look())

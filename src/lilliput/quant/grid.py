@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class Grid(Quantizer):
     name = "grid"
     bits = 16
     for_files = True
+    by_row: ClassVar[tuple[str, ...]] = ()  # buffers of a subclass that hold a number for every row
     steps: Tensor
 
     def __init__(self, shape: Sequence[int], steps: Tensor) -> None:
@@ -91,7 +92,7 @@ class Grid(Quantizer):
         """16-bit integers within the bounds that these keep to. NaN has no code."""
         codes = self.rounded(tensor.detach(), self.spread().view(tensor.shape)).to(torch.int16)
         low, high = (int(bound) for bound in codes.aminmax()) if codes.numel() else (0, 0)
-        return Codes(codes, min(low, 0), max(high, 0), {"steps": self.steps})
+        return Codes(codes, min(low, 0), max(high, 0), {name: getattr(self, name) for name in ("steps", *self.by_row)})
 
     def decode(self, codes: Codes) -> Tensor:
         return codes.values * self.spread().view(codes.values.shape)
@@ -100,6 +101,8 @@ class Grid(Quantizer):
         first, rows, kernels, taps = self.steps.split([1, self.rows, self.kernels, self.taps])
         if dim == 0:
             rows, self.rows = take(rows, 0, keep), len(keep)
+            for name in self.by_row:
+                setattr(self, name, take(getattr(self, name), 0, keep))
         if dim == 1:
             kernels, self.kernels = take(kernels, 0, keep), len(keep)
         self.steps = torch.cat([first, rows, kernels, taps])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lilliput.core.fold import line
 from lilliput.core.layers import Mapped
-from lilliput.core.maps import Codes, maps, take
+from lilliput.core.maps import maps
 from lilliput.quant.bias import coarseness
 from lilliput.quant.grid import HIGH, Grid
 
@@ -36,6 +36,7 @@ class HeldGrid(Grid):
     """
 
     name = "held_grid"
+    by_row = ("slopes",)
     slopes: Tensor
     zone: Tensor
     bias_step: Tensor
@@ -55,15 +56,6 @@ class HeldGrid(Grid):
         size = w.abs() / step
         return torch.where(size < self.zone, 0.0, w.sign() * size.round().clamp(1, HIGH))
 
-    def encode(self, tensor: Tensor) -> Codes:
-        """16-bit integers within the bounds that these keep to. NaN has no code."""
-        return _with(super().encode(tensor), {"slopes": self.slopes})
-
-    def resize(self, axis: str, keep: Sequence[int], dim: int) -> None:
-        super().resize(axis, keep, dim)
-        if dim == 0:
-            self.slopes = take(self.slopes, 0, keep)
-
 
 @maps.register("fine_grid")
 class FineGrid(Grid):
@@ -74,6 +66,7 @@ class FineGrid(Grid):
     """
 
     name = "fine_grid"
+    by_row = ("parts",)
     parts: Tensor
 
     def __init__(self, shape: Sequence[int], steps: Tensor) -> None:
@@ -92,15 +85,6 @@ class FineGrid(Grid):
         """The step of every weight, (rows, kernels, taps)."""
         table = torch.tensor([2.0 ** (k / (2 * PARTS)) for k in range(PARTS)], device=self.parts.device)
         return super().spread() * table[self.parts.long()].view(-1, 1, 1)
-
-    def encode(self, tensor: Tensor) -> Codes:
-        """16-bit integers within the bounds that these keep to. NaN has no code."""
-        return _with(super().encode(tensor), {"parts": self.parts})
-
-    def resize(self, axis: str, keep: Sequence[int], dim: int) -> None:
-        super().resize(axis, keep, dim)
-        if dim == 0:
-            self.parts = take(self.parts, 0, keep)
 
 
 def held(model: nn.Module) -> list[tuple[Any, HeldGrid]]:
@@ -146,7 +130,3 @@ def _center(norm: Any, slope: Tensor, bias: Tensor | None, folded: Tensor) -> No
     norm.running_mean.copy_(torch.where(living, own + (offset - folded) / torch.where(living, slope, 1.0), norm.running_mean))
     if norm.bias is not None:
         norm.bias.copy_(torch.where(living, offset, folded))
-
-
-def _with(codes: Codes, more: dict[str, Tensor]) -> Codes:
-    return Codes(codes.values, codes.low, codes.high, {**codes.side, **more})

@@ -71,8 +71,8 @@ class _Held(Active):
 
     def after_step(self, step: int) -> None:
         """Move the zone if it is time."""
-        if (step + 1) % self.every == 0 and self.wanted > 0:
-            moved = GAIN * math.log(max(coded(self.model), 1) / self.wanted)
+        if (step + 1) % self.every == 0:
+            moved = GAIN * math.log(coded(self.model) / self.wanted)
             for grid in self.grids:
                 grid.zone.add_(moved).clamp_(NARROWEST, WIDEST)
 

@@ -18,6 +18,7 @@ from lilliput.core.fold import fold
 from lilliput.core.layers import HOSTS, Mapped
 from lilliput.core.method import Look, Method
 from lilliput.core.perform import perform
+from lilliput.core.record import edits
 from lilliput.errors import ConfigError, at
 from lilliput.kernels.rounding import Job
 from lilliput.quant.curvature import TEMPERATURE, Curvature, upper
@@ -88,7 +89,8 @@ class RateQuantize(Method):
         """Round."""
         with at(self.name):
             if self.step and self.norms == "keep":
-                unroll(replace(self, norms="fold")(before, look), after, _norms(fold(before, look.example)))
+                rounded = replace(self, norms="fold")(before, look)
+                unroll(rounded, after, _norms(edits(rounded)[len(edits(before)) :]))
             elif sites := gridded(after):
                 self.round(after, self.seen(after, sites, look), self.step)
 
@@ -126,9 +128,9 @@ def gridded(model: nn.Module) -> list[str]:
     ]
 
 
-def _norms(folds: Sequence[Edit]) -> dict[str, str]:
-    """The norm that is folded into each layer."""
-    return {edit.site: edit.spec["norm"] for edit in folds if isinstance(edit, Swap) and "norm" in edit.spec}
+def _norms(made: Sequence[Edit]) -> dict[str, str]:
+    """The norm that these edits fold into each layer."""
+    return {edit.site: edit.spec["norm"] for edit in made if isinstance(edit, Swap) and edit.layer == "folded"}
 
 
 def round_layer(layer: Any, bend: Curvature, step: float, price: float, site: str, turns: bool = True) -> float:
