@@ -201,13 +201,17 @@ def packed_and_loaded(seed: int) -> dict[str, Any]:
 
 def table(args: argparse.Namespace) -> None:
     """Gather what is there, and keep what is not."""
-    found = json.loads(RESULT.read_text()) if RESULT.exists() else {part: [] for part in PARTS} | {"hardware": hardware()}
-    if any(found["hardware"][what] != hardware()[what] for what in ("cpu", "cores")):
-        raise SystemExit(f"{RESULT.name} has rows of other hardware; run all parts here, and remove it first")
+    here: dict[str, Any] = {"hardware": hardware(), "versions": versions()}
+    found = json.loads(RESULT.read_text()) if RESULT.exists() else here | {part: [] for part in PARTS}
+    for group, what in (("hardware", "cpu"), ("hardware", "cores"), ("versions", "torch")):
+        if (then := found[group][what]) != (now := here[group][what]):
+            raise SystemExit(
+                f"{RESULT.name} has rows of {what} `{then}`, and here it is `{now}`; remove it, and run all parts here"
+            )
     for part in PARTS:
         rows = [json.loads(p.read_text()) for p in sorted((KEPT / part).glob("*.json"))]
         found[part] = [row for row in found[part] if all(kept(row) != kept(new) for new in rows)] + rows
-    RESULT.write_text(json.dumps(found | {"hardware": hardware(), "versions": versions()}, indent=1) + "\n")
+    RESULT.write_text(json.dumps(found, indent=1) + "\n")
     print(RESULT.relative_to(ROOT))
 
 
