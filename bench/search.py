@@ -98,6 +98,7 @@ def table() -> None:
         before, after = metrics["baseline"], metrics["compressed"]
         rows[path.parent.name] = {
             "bytes_before": before["file_bytes"], "bytes": after["file_bytes"],
+            "onnx_before": before["onnx_bytes"], "onnx": after["onnx_bytes"],
             "ratio": after["latency_ms"]["median"] / before["latency_ms"]["median"],
             "accuracy": after["accuracy"], "accuracy_before": before["accuracy"], "failures": metrics["failures"],
             "budget": metrics["budget"], "front": metrics.get("front"), **json.loads((path.parent / "asked.json").read_text()),

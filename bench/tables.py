@@ -292,9 +292,19 @@ def searches() -> str:
     for name, run in result.items():
         lost = 100 * (run["accuracy_before"] - run["accuracy"])
         accuracy, failed = f"{100 * run['accuracy']:.2f}", "; ".join(run["failures"])
-        rows.append((f"`{name}`", f"{run['hours']:g}", f"{run['seconds'] / 3600:.1f}", f"{run['bytes']:,}",
+        rows.append((f"`{name}`", f"{run['hours']:g}", f"{run['seconds'] / 3600:.1f}", f"{run['bytes']:,}", f"{run['onnx']:,}",
                      f"{run['ratio']:.2f}x", accuracy, f"{lost:+.2f}", failed or "met"))  # fmt: skip
-    head = ("search", "hours asked for", "taken", "bytes", "of the time", "test accuracy, %", "points lost", "budget")
+    head = (
+        "search",
+        "hours asked for",
+        "taken",
+        "`.lil`, bytes",
+        "`.onnx`, bytes",
+        "of the time",
+        "test accuracy, %",
+        "points lost",
+        "budget",
+    )
     alone = [(f"`{name.partition('-')[2]}`", f"{run['beats']} of {run['of']}", f"{run['beaten']} of {run['points']}")
              for name, run in result.items() if "beats" in run]  # fmt: skip
     families = (

@@ -180,6 +180,7 @@ def test_from_training_to_the_report(lilliput, tmp_path: Path) -> None:  # type:
 
     missed = lilliput("compress", "net.lil", "--data", data, "--size", "10B", "--epochs", "0", "--out", "small")
     assert missed.code == 1 and "size:" in missed.err and "over the 10 asked for" in missed.err
+    assert "No candidate met the budgets" in (tmp_path / "small" / "report.html").read_text()
     assert (tmp_path / "small" / "model.onnx").exists() and (tmp_path / "small" / "report.html").exists()
 
 
@@ -274,6 +275,25 @@ def test_sensitivity_prints_and_joins_a_report(lilliput, tmp_path: Path) -> None
     assert 'id="sensitivity"' in (out / "report.html").read_text()
     wrong = lilliput("sensitivity", lil, "--data", "digits", "--method", "widths")
     assert wrong.code == 2 and "bits" in wrong.err
+
+
+@pytest.mark.slow
+def test_a_search_by_hours_on_two_processes_ends_in_a_report(lilliput, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    call = ["search", "resnet8:channels=1,width=0.5", "--data", "digits", "--pretrain", "2", "--vary", "width=0.25"]
+    call += ["--size", "0.3x", "--family", "blocks", "--hours", "0.008", "--workers", "2", "--out", "out"]
+    done = lilliput(*call, "--json")
+    assert done.code == 0, done.err
+    metrics, front = done.json(), done.json()["front"]
+    assert metrics["failures"] == [] and [row["chosen"] for row in front].count(True) == 1
+    assert any("student" in row["name"] for row in front) and any("student" not in row["name"] for row in front)
+    details = json.loads((tmp_path / "out" / "details.json").read_text())
+    assert details["command"] == f"lilliput {' '.join([*call, '--json'])}" and details["images"]["test"] > 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert 'id="front"' in page and "--family blocks" in page
+    assert (tmp_path / "out" / "search" / "worker_1.log").exists()
+    stages = sorted((tmp_path / "cache").rglob("stage.json"))
+    again = lilliput(*call, "--json")
+    assert again.json()["front"] == front and sorted((tmp_path / "cache").rglob("stage.json")) == stages
 
 
 def test_search_names_what_is_no_architecture(lilliput, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

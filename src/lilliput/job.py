@@ -39,7 +39,8 @@ UNNAMED = "nothing says how to build this network again; take it from the zoo, o
 
 @dataclass(frozen=True)
 class Settings:
-    """How a compression runs, beside what it makes. With an `effort` a budget is searched for by training many candidates."""
+    """How a compression runs, beside what it makes. With an `effort` a budget is searched for by training many candidates.
+    `command` is what was typed, for the report."""
 
     seed: int = 0
     epochs: int = 8
@@ -49,6 +50,7 @@ class Settings:
     watch: Watch | None = None
     say: Say = lambda line: None
     effort: Effort | None = None
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ class _Compression:
             **({"front": list(proposal.front)} if proposal is not None and proposal.front else {}),
         }  # fmt: skip
         state.write_json(self.out / "metrics.json", metrics)
-        state.write_json(self.out / "details.json", self._details(made, proposal, before, after))
+        state.write_json(self.out / "details.json", self._details(made, proposal, before, after, failures))
         report.render(self.out)
         return Result(made.model, recipe, metrics, failures, self.out)
 
@@ -241,14 +243,18 @@ class _Compression:
         size = save(model, file) if self.storable else None
         return _Measured(exported, size, profile(model, self.example), scores["test"], scores["val"])
 
-    def _details(self, made: Run, proposal: Proposal | None, before: _Measured, after: _Measured) -> dict[str, Any]:
+    def _details(
+        self, made: Run, proposal: Proposal | None, before: _Measured, after: _Measured, failures: list[str]
+    ) -> dict[str, Any]:
         chosen = [s.step.text() for s in made.stages]
         tried = [t.to_json() for t in proposal.tried] if proposal else []
         for row in tried:
             row.setdefault("chosen", bool(row["methods"]) and all(m in chosen for m in row["methods"]) and row["meets"])
         return {
             "model": record(self.model).architecture or type(self.model).__name__, "data": self.task.name,
-            "classes": list(self.task.class_names),
+            "classes": list(self.task.class_names), "command": self.settings.command,
+            "images": {split: len(getattr(self.task, split)) for split in ("train", "val", "test")},
+            "start": prefix_id([start_text(self.model, self.task)]),
             "per_class": {"baseline": before.test.to_json()["per_class"], "compressed": after.test.to_json()["per_class"]},
             "layers": {"baseline": before.profile.to_json()["layers"], "compressed": after.profile.to_json()["layers"]},
             "answers": report.answers(before.test.hits, after.test.hits),
@@ -265,10 +271,10 @@ class _Compression:
             "float_nodes": [f"{name}: {why}" for name, why in after.exported.float_nodes.items()],
             "packed_nodes": after.exported.packed_nodes,
             "dense_nodes": [f"{name}: {why}" for name, why in after.exported.dense_nodes.items()],
-            "warnings": self._warnings(before, after, proposal),
+            "warnings": self._warnings(before, after, proposal is None or proposal.reachable or not failures),
         }  # fmt: skip
 
-    def _warnings(self, before: _Measured, after: _Measured, proposal: Proposal | None) -> list[str]:
+    def _warnings(self, before: _Measured, after: _Measured, reached: bool) -> list[str]:
         found = {**before.profile.uncounted, **after.profile.uncounted}
         lines = [f"{name} ran {times} times and its cost is not counted" for name, times in found.items()]
         if not self.storable:
@@ -278,7 +284,7 @@ class _Compression:
                 f"model.onnx holds {packed} operations of domain `lilliput`, which need its library "
                 "(`lilliput.kernels.register`); `lilliput export model.lil model.onnx --plain` writes one without."
             )
-        if proposal is not None and not proposal.reachable:
+        if not reached:
             lines.append("No candidate met the budgets; the nearest one was taken.")
         return lines
 

@@ -190,8 +190,52 @@ def test_what_was_dropped_says_why() -> None:
     rows[0]["why"] = "it is the network itself"
     fates = column(part(tried.section(outcome(details={"tried": rows})), Table), "Outcome")
     assert fates[0] == "it is the network itself" and fates[9] == "chosen"
-    assert fates[1] == "misses the budget: size over 250.0 kB, latency over 1.65 ms"
+    assert fates[1] == "misses the budget: size over 250.0 kB, latency over 0.50x"
     assert fates[11] == "meets the budget; less accurate before training than the chosen one"
+
+
+def test_times_are_held_against_the_limit_as_it_was_asked_for() -> None:
+    budget = {"latency": {"value": 1.2, "ratio": False}}
+    rows = [{"methods": [], "ms": ms, "ratio": 0.5, "bytes": 9, "meets": False} for ms in (1.3, 1.1)]
+    fates = column(part(tried.section(outcome({"budget": budget}, {"tried": rows})), Table), "Outcome")
+    assert fates == ["misses the budget: latency over 1.20 ms", "too close to the budget to be sure of it"]
+
+
+def test_memory_is_a_cost_where_it_is_limited() -> None:
+    budget = {"memory": {"value": 0.25, "ratio": True}}  # of 196,608 bytes
+    rows = [{**row, "memory": 10_000 * (i + 3), "meets": i < 2} for i, row in enumerate(made_up_run.front())]
+    section = front.section(outcome({"front": rows, "budget": budget}))
+    assert part(section, Chart).choices[-1].title == "against memory"
+    assert part(section, Chart).data[-1]["lines"] == [{"axis": "x", "at": 0.25 * 196_608, "text": "memory budget"}]
+    table = part(section, Table)
+    assert column(table, "Memory")[0] == "30.00 kB"
+    assert "Memory" not in [c.title for c in part(front.section(outcome()), Table).columns]
+    assert column(table, "Outcome")[5].startswith("misses the budget: memory over 49.15 kB")
+    rows = [{"methods": [], "ms": 1.0, "ratio": 0.5, "bytes": 9, "memory": 60_000, "meets": False}]
+    fates = column(part(tried.section(outcome({"budget": budget}, {"tried": rows})), Table), "Outcome")
+    assert fates == ["misses the budget: memory over 49.15 kB"]
+
+
+def test_images_known_by_heart_speak_against_no_candidate() -> None:
+    before = {**made_up_run.metrics()["baseline"], "val_accuracy": 0.985}
+    rows = [{**row, "meets": False} for row in made_up_run.front()]
+    section = front.section(outcome({"baseline": before, "front": rows}))
+    chart, text = part(section, Chart), str(section.html())  # type: ignore[union-attr]
+    assert "is not held against the budget" in text and "accuracy on validation below" not in text
+    assert not any(line["axis"] == "y" for data in chart.data for line in data["lines"])
+    fates = column(part(section, Table), "Outcome")
+    assert fates[0] == "misses the budget: size over 250.0 kB" and fates[2] == "chosen"
+    assert fates[3] == "meets the budget; another was preferred"
+    trained = [{**row, "methods": [], "epochs": 3, "why": "", "proxy_accuracy": None} for row in rows]
+    section = tried.section(outcome({"baseline": before}, {"tried": trained}))
+    assert column(part(section, Table), "Outcome")[2:4] == ["chosen", "meets the budget; another was preferred"]
+
+
+def test_what_is_lost_on_images_never_seen_counts() -> None:
+    rows = [{**row, "meets": False, "accuracy": 0.93} for row in made_up_run.front()]
+    section = front.section(outcome({"front": rows}))
+    assert column(part(section, Table), "Outcome")[2] == "chosen; misses the budget: accuracy on validation below 93.50 %"
+    assert "held against" not in str(section.html())  # type: ignore[union-attr]
 
 
 def test_candidates_of_a_search_bring_their_names_and_epochs() -> None:
@@ -250,6 +294,21 @@ def test_a_busy_machine_and_a_class_given_up_are_said() -> None:
     scores = made_up_run.details()["per_class"]
     scores["compressed"][3] -= 0.2
     assert "The class cat changed by −22.90 points" in found(details={"per_class": scores})
+
+
+def test_a_file_over_the_size_asked_for_is_said_where_the_other_keeps_it() -> None:
+    small = {**made_up_run.metrics()["compressed"], "onnx_bytes": 918_000}
+    assert "model.onnx takes 918.0 kB, more than the 250.0 kB asked for" in found({"compressed": small})
+    assert found({"compressed": small, "budget": {"latency": {"value": 0.5, "ratio": True}}}) == ""
+    assert found({"compressed": {**small, "file_bytes": 260_000}}) == ""  # the verdict says it already
+
+
+def test_a_run_says_how_it_was_called_and_on_what() -> None:
+    said = outcome(details={"command": "lilliput compress it --size '9 kB'", "start": "abc", "images": {"val": 1000}})
+    made = Outcome(said.metrics, said.details, "steps: []")
+    assert "lilliput compress it --size &#39;9 kB&#39;" in str(notes.recipe(made).html())
+    text = str(notes.environment(made).html())
+    assert "abc" in text and "images.val" in text
 
 
 def test_validation_images_that_were_learned_before_are_said() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
 
 from lilliput.cli import compressing, look, sensitive, work  # noqa: F401 - commands register themselves
-from lilliput.cli.options import app
+from lilliput.cli.options import app, called
 from lilliput.errors import LilliputError
 
 INTERRUPTED = 130
@@ -18,6 +19,9 @@ def main(arguments: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
+    called.set(tuple(words))
+    # It says with every fit how numbers are held, which the recipe says.
+    logging.getLogger("lightning.fabric.utilities.rank_zero").setLevel(logging.WARNING)
     try:
         code = app(words, standalone_mode=False, prog_name="lilliput")
     except BaseException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +23,7 @@ from lilliput.cli.options import (
     Trust,
     Weights,
     app,
+    called,
     example_of,
 )
 from lilliput.errors import UsageError
@@ -97,7 +99,7 @@ def compress(
     with Training() as bar, Logging(log or (), out / "logs", watch=bar) as watch:
         watch.settings({"model": model, "data": data, "seed": seed, **({"recipe": plan.text()} if plan else {})})
         machine, recovery = Machine(accelerator, devices), 8 if epochs is None else epochs
-        settings = job.Settings(seed, recovery, threads, machine, watch=watch, say=say, effort=effort)
+        settings = job.Settings(seed, recovery, threads, machine, watch=watch, say=say, effort=effort, command=typed())
         job.check_fit(network, task)
         network = job.pretrain(network, task, pretrain, settings) if pretrain else network
         if join:
@@ -109,6 +111,10 @@ def compress(
         screen.print(f"report: {out / 'report.html'}")
     if not result.met:
         raise job.missed(result.failures, out)
+
+
+def typed() -> str:
+    return shlex.join(["lilliput", *called.get()]) if called.get() else ""
 
 
 def show_joined(trained: int, json_out: bool) -> None:
@@ -219,7 +225,7 @@ def effort_of(
         return None
     if plan:
         raise UsageError(f"`--hours {hours:g}` searches for a recipe, and one is given; leave out `--recipe` and `--bits`")
-    again = (sys.executable, "-m", "lilliput", *sys.argv[1:], "--join")
+    again = (sys.executable, "-m", "lilliput", *called.get(), "--join")
     shapes = tuple(families) if families else None
     effort = Effort(hours, storage, precision, workers, again, shapes, tuple(students or ()))
     effort.check()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lilliput.errors import UsageError
+
+called: ContextVar[tuple[str, ...]] = ContextVar("called", default=())
+"""The words of the command line that is being run; none where a command was called in another way."""
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from lilliput.report import classes, layers
-from lilliput.report.amounts import listing, mapping, mappings, milliseconds, number, percent, plural, points, times
+from lilliput.report.amounts import listing, mapping, mappings, milliseconds, number, percent, plural, points, size, times
 from lilliput.report.compared import latency
 from lilliput.report.outcome import Outcome
+from lilliput.report.standing import SIZE, seen
 from lilliput.report.verdict import overlap
 
 FEWER = 1.1  # times fewer multiply-adds ought to be faster
@@ -16,7 +17,6 @@ CLEARLY = 0.9  # of the time before; closer to it is none where the spreads over
 ZEROS = 0.5  # of the weights
 RESTLESS = 2.0  # times between the first and the last decile
 GIVEN_UP = 0.05  # of accuracy that a class loses beyond the whole
-SEEN = 0.03  # of accuracy on validation beyond what chance allows on test
 
 
 def doubts(outcome: Outcome) -> list[str]:
@@ -73,19 +73,27 @@ def _class(outcome: Outcome) -> Iterator[str]:
 
 def _seen(outcome: Outcome) -> Iterator[str]:
     """Weights that were trained on what this run chose by."""
-    validation, test = (number(outcome.before.get(key)) for key in ("val_accuracy", "accuracy"))
-    if validation is None or test is None:
-        return
-    ends = [end for end in map(number, listing(outcome.before.get("accuracy_interval"))) if end is not None]
-    if validation >= max(ends, default=test) + SEEN:
+    if seen(outcome):
+        validation, test = (percent(number(outcome.before.get(key)) or 0.0) for key in ("val_accuracy", "accuracy"))
         yield (
-            f"The uncompressed network knows {percent(validation)} of the validation images but {percent(test)} of the test "
+            f"The uncompressed network knows {validation} of the validation images but {test} of the test "
             "images, as if it had been trained on the former: what was chosen by them may not be what is best. A folder `val` "
             "of images that it has not seen chooses better."
         )
 
 
-RULES: tuple[Callable[[Outcome], Iterator[str]], ...] = (_int8, _macs, _zeros, _machine, _class, _seen)
+def _other_file(outcome: Outcome) -> Iterator[str]:
+    """A size that one file keeps and the other does not."""
+    most = SIZE.most(outcome)
+    stored, other = (number(outcome.after.get(key)) for key in ("file_bytes", "onnx_bytes"))
+    if most is not None and stored is not None and other is not None and stored <= most < other:
+        yield (
+            f"The size budget is that of model.lil, which is stored and sent. model.onnx takes {size(other)}, more than the "
+            f"{size(most)} asked for; `lilliput export model.lil model.onnx` writes it where it runs."
+        )
+
+
+RULES: tuple[Callable[[Outcome], Iterator[str]], ...] = (_int8, _macs, _zeros, _machine, _class, _seen, _other_file)
 
 
 def _no_faster(outcome: Outcome) -> bool:

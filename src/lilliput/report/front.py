@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from lilliput.report import amounts
-from lilliput.report.amounts import mappings, milliseconds, number, percent, plural, share
-from lilliput.report.compared import latency
+from lilliput.report.amounts import mappings, number, percent, plural, share
 from lilliput.report.outcome import Outcome
 from lilliput.report.parts import Cell, Chart, Choice, Column, Part, Prose, Section, Table, plain
+from lilliput.report.standing import COSTS, Candidate, Cost, least, missed, seen, stands
 from lilliput.report.verdict import limit
 
-Candidate = Mapping[str, Any]
+KNOWN = "The uncompressed network seems to have learned these images, so what is lost on them is not held against the budget."
 GROUPS = (
     ("baseline", "uncompressed"),
     ("dominated", "beaten by another"),
     ("misses", "misses the budget"),
     ("meets", "meets the budget"),
     ("chosen", "chosen"),
-)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What accuracy is paid for with: its key in a candidate, and what it is of the uncompressed network."""
-
-    title: str
-    key: str
-    axis: str
-    unit: str
-    show: Callable[[float], str]
-    whole: Callable[[Outcome], float | None]
-
-
-def _ratio_of_one(outcome: Outcome) -> float | None:
-    return None if latency(outcome.before) is None else 1.0
-
-
-COSTS = (
-    Cost("size", "bytes", "size, bytes", "B", amounts.size, lambda o: number(o.before.get("file_bytes"))),
-    Cost("latency", "ratio", "latency, times the uncompressed network", "x", "{:.2f}x".format, _ratio_of_one),
-    Cost("milliseconds", "ms", "latency, ms", "ms", milliseconds, lambda o: latency(o.before)),
 )
 
 
@@ -55,16 +30,18 @@ def section(outcome: Outcome) -> Section | None:
     groups = {group for choice in choices for group in choice.data["group"]}
     legend = (("line", "the front"), *(pair for pair in GROUPS if pair[0] in groups))
     where = "all of them stand in the table below"
-    parts: list[Part] = [Prose(_sentence(found))]
+    parts: list[Part] = [Prose(_sentence(outcome, found))]
     parts += [Chart("front", "Validation accuracy against cost", choices, legend, where)] if choices else []
     return Section("front", "The front", (*parts, _table(outcome, found)))
 
 
-def _sentence(found: Sequence[Candidate]) -> str:
+def _sentence(outcome: Outcome, found: Sequence[Candidate]) -> str:
     beaten = sum(bool(c.get("dominated")) for c in found)
     fates = {0: "none is", 1: "1 is"}
     text = f"{plural(len(found), 'candidate')}; {fates.get(beaten, f'{beaten} are')} beaten in every respect by another."
     chosen = [_name(c) for c in found if c.get("chosen")]
+    if seen(outcome) and limit(outcome.metrics, "max_drop", None) is not None:
+        text += f" {KNOWN}"
     return f"{text} Chosen: {'; '.join(chosen)}." if chosen else f"{text} None was chosen."
 
 
@@ -72,12 +49,12 @@ def _name(candidate: Candidate) -> str:
     return str(candidate.get("name") or "a candidate without a name")
 
 
-def _group(candidate: Candidate) -> str:
+def _group(outcome: Outcome, candidate: Candidate) -> str:
     if candidate.get("chosen"):
         return "chosen"
     if candidate.get("dominated"):
         return "dominated"
-    return "meets" if candidate.get("meets") else "misses"
+    return "meets" if stands(outcome, candidate) else "misses"
 
 
 def _choice(outcome: Outcome, found: Sequence[Candidate], cost: Cost) -> Choice | None:
@@ -85,7 +62,11 @@ def _choice(outcome: Outcome, found: Sequence[Candidate], cost: Cost) -> Choice 
     shown = [c for c in found if number(c.get(cost.key)) is not None and share(c.get("accuracy")) is not None]
     if not shown:
         return None
-    points = [(_group(c), number(c[cost.key]) or 0.0, 100 * (number(c["accuracy"]) or 0.0), _hover(c)) for c in shown]
+    hovers = [_hover(outcome, c, found) for c in shown]
+    points = [
+        (_group(outcome, c), number(c[cost.key]) or 0.0, 100 * (number(c["accuracy"]) or 0.0), hover)
+        for c, hover in zip(shown, hovers, strict=True)
+    ]
     whole, start = cost.whole(outcome), share(outcome.before.get("val_accuracy"))
     if whole is not None and start is not None:
         points.append(("baseline", whole, 100 * start, f"<b>uncompressed</b><br>{cost.show(whole)}<br>{percent(start)}"))
@@ -113,62 +94,58 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 def _limits(outcome: Outcome, cost: Cost) -> list[dict[str, Any]]:
     """The budgets as lines: what may be paid, and how accurate it must be at least."""
-    what = "size" if cost.key == "bytes" else "latency"
-    whole = number(outcome.before.get("file_bytes")) if what == "size" else latency(outcome.before)
-    most = limit(outcome.metrics, what, whole)
-    if most is not None and cost.key == "ratio":
-        most = most / whole if whole else None
-    start, drop = share(outcome.before.get("val_accuracy")), limit(outcome.metrics, "max_drop", None)
-    least = None if start is None or drop is None else 100 * start - drop
-    lines = [{"axis": "x", "at": most, "text": f"{what} budget"}, {"axis": "y", "at": least, "text": "accuracy budget"}]
+    lines = [
+        {"axis": "x", "at": cost.most(outcome), "text": f"{cost.budget} budget"},
+        {"axis": "y", "at": least(outcome), "text": "accuracy budget"},
+    ]
     return [line for line in lines if number(line["at"]) is not None]
 
 
-def _figures(candidate: Candidate) -> list[tuple[str, Cell]]:
-    shown = [(cost.title.capitalize(), cost.key, cost.show) for cost in COSTS] + [("Accuracy", "accuracy", percent)]
+def _costs(found: Sequence[Candidate]) -> list[Cost]:
+    """What is known of any candidate."""
+    return [cost for cost in COSTS if any(number(c.get(cost.key)) is not None for c in found)]
+
+
+def _figures(candidate: Candidate, costs: Sequence[Cost]) -> list[tuple[str, Cell]]:
+    shown = [(cost.title.capitalize(), cost.key, cost.show) for cost in costs] + [("Accuracy", "accuracy", percent)]
     values = [(title, (share if key == "accuracy" else number)(candidate.get(key)), show) for title, key, show in shown]
     return [(title, Cell("—" if value is None else show(value), value)) for title, value, show in values]
 
 
-def _hover(candidate: Candidate) -> str:
-    lines = [f"{title.lower()}: {cell.text}" for title, cell in _figures(candidate)]
-    return "<br>".join([f"<b>{plain(_name(candidate))}</b>", *lines, dict(GROUPS)[_group(candidate)]])
+def _hover(outcome: Outcome, candidate: Candidate, found: Sequence[Candidate]) -> str:
+    lines = [f"{title.lower()}: {cell.text}" for title, cell in _figures(candidate, _costs(found))]
+    return "<br>".join([f"<b>{plain(_name(candidate))}</b>", *lines, dict(GROUPS)[_group(outcome, candidate)]])
 
 
 def _table(outcome: Outcome, found: Sequence[Candidate]) -> Table:
-    columns = (Column("Candidate"), *(Column(title, True) for title, _ in _figures({})), Column("Outcome"))
-    rows = tuple((Cell.of(_name(c)), *(cell for _, cell in _figures(c)), Cell.of(_fate(outcome, c, found))) for c in found)
+    costs = _costs(found)
+    columns = (Column("Candidate"), *(Column(title, True) for title, _ in _figures({}, costs)), Column("Outcome"))
+    rows = tuple(
+        (Cell.of(_name(c)), *(cell for _, cell in _figures(c, costs)), Cell.of(_fate(outcome, c, found))) for c in found
+    )
     marked = frozenset(i for i, c in enumerate(found) if c.get("chosen"))
     return Table(columns, rows, "Accuracy is that of the validation split, on which the choice was made.", marked=marked)
 
 
 def _fate(outcome: Outcome, candidate: Candidate, found: Sequence[Candidate]) -> str:
     """Why a candidate was taken or not."""
-    missed = [] if candidate.get("meets") else [_missed(outcome, candidate)]
+    lacks = [] if stands(outcome, candidate) else [_missed(outcome, candidate)]
     if candidate.get("chosen"):
-        return "; ".join(["chosen", *missed])
+        return "; ".join(["chosen", *lacks])
     better = [_name(other) for other in found if other is not candidate and _beats(other, candidate)]
     beaten = [f"beaten by {better[0]}" if better else "beaten by another"] if candidate.get("dominated") else []
-    return "; ".join([*missed, *beaten]) or "meets the budget; another was preferred"
+    return "; ".join([*lacks, *beaten]) or "meets the budget; another was preferred"
 
 
 def _missed(outcome: Outcome, candidate: Candidate) -> str:
     """Which budgets a candidate misses."""
-    lines = []
-    for cost in COSTS[:2]:
-        value, allowed = number(candidate.get(cost.key)), [x for x in _limits(outcome, cost) if x["axis"] == "x"]
-        if value is not None and allowed and value > allowed[0]["at"]:
-            lines.append(f"{cost.title} over {cost.show(allowed[0]['at'])}")
-    least = [line["at"] for line in _limits(outcome, COSTS[0]) if line["axis"] == "y"]
-    accuracy = share(candidate.get("accuracy"))
-    if least and accuracy is not None and 100 * accuracy < least[0]:
-        lines.append(f"accuracy below {least[0]:.2f} %")
+    lines = missed(outcome, candidate)
     return f"misses the budget: {', '.join(lines)}" if lines else "misses the budget"
 
 
 def _beats(other: Candidate, candidate: Candidate) -> bool:
     """Whether `other` is no worse in anything and better in something."""
-    gains = [_gain(other, candidate, key) for key in ("bytes", "ratio")]
+    gains = [_gain(other, candidate, key) for key in ("bytes", "ratio", "memory")]
     gains.append(-_gain(other, candidate, "accuracy"))
     return all(gain >= 0 for gain in gains) and any(gain > 0 for gain in gains)
 

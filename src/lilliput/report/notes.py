@@ -49,7 +49,9 @@ def recipe(outcome: Outcome) -> Section:
     if outcome.recipe is None:
         return Section("recipe", "Recipe", (Prose("The recipe was not recorded."),))
     text = Prose("Running it again gives the same edits: lilliput compress MODEL --data D --recipe recipe.yaml")
-    return Section("recipe", "Recipe", (text, Code(outcome.recipe)))
+    command = str(outcome.details.get("command") or "")
+    typed: list[Part] = [Prose("This run was called so:"), Code(command)] if command else []
+    return Section("recipe", "Recipe", (*typed, text, Code(outcome.recipe)))
 
 
 def edits(outcome: Outcome) -> Section:
@@ -73,6 +75,7 @@ def environment(outcome: Outcome) -> Section:
     run = {
         "seed": outcome.metrics.get("seed"), "time": None if took is None else amounts.seconds(took),
         "runtime": timed.get("runtime"), "threads": timed.get("threads"), "edits": outcome.details.get("digest"),
+        "weights and data": outcome.details.get("start"), "images": outcome.details.get("images"),
     }  # fmt: skip
     tables = (("Device", outcome.metrics.get("device")), ("Versions", outcome.metrics.get("versions")), ("Run", run))
     return Section("environment", "Environment", (Beside(tuple(_facts(title, mapping(facts)) for title, facts in tables)),))

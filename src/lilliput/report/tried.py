@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lilliput.report import amounts
-from lilliput.report.amounts import MISSING, listing, mappings, milliseconds, number, percent, plural
+from lilliput.report.amounts import MISSING, listing, mapping, mappings, milliseconds, number, percent, plural
 from lilliput.report.compared import latency
 from lilliput.report.outcome import Outcome
 from lilliput.report.parts import Cell, Chart, Choice, Column, Part, Prose, Section, Table, plain
+from lilliput.report.standing import Candidate, missed, stands
 from lilliput.report.verdict import limit
 
-Candidate = Mapping[str, Any]
 GROUPS = (
     ("chosen", "chosen"),
     ("meets", "meets the budget"),
@@ -52,20 +52,20 @@ def _methods(candidate: Candidate) -> str:
     return ", then ".join(str(method) for method in listing(candidate["methods"])) or "unchanged"
 
 
-def _group(candidate: Candidate) -> str:
+def _group(outcome: Outcome, candidate: Candidate) -> str:
     if candidate.get("chosen"):
         return "chosen"
-    meets = candidate.get("meets")
+    meets = stands(outcome, candidate)
     return "unknown" if meets is None else "meets" if meets else "misses"
 
 
 def _fate(outcome: Outcome, candidate: Candidate, tried: Sequence[Candidate]) -> str:
     """What became of a candidate, and why."""
-    group = _group(candidate)
+    group = _group(outcome, candidate)
     if candidate.get("why"):
         return f"chosen, {candidate['why']}" if group == "chosen" else str(candidate["why"])
     if group == "chosen":
-        return f"chosen, {_missed(outcome, candidate)}" if candidate.get("meets") is False else "chosen"
+        return f"chosen, {_missed(outcome, candidate)}" if stands(outcome, candidate) is False else "chosen"
     if group == "misses":
         return _missed(outcome, candidate)
     return f"meets the budget; {_preferred(candidate, tried)}" if group == "meets" else dict(GROUPS)[group]
@@ -73,20 +73,12 @@ def _fate(outcome: Outcome, candidate: Candidate, tried: Sequence[Candidate]) ->
 
 def _missed(outcome: Outcome, candidate: Candidate) -> str:
     """Which budget it misses; what is dropped within the budgets lost too much or came too close."""
-    whole = number(outcome.before.get("file_bytes"))
-    most = limit(outcome.metrics, "size", whole)
-    size, ms, ratio = (number(candidate.get(key)) for key in ("bytes", "ms", "ratio"))
-    lines = [] if size is None or most is None or size <= most else [f"size over {amounts.size(most)}"]
-    # The time before of this very measurement, since a ratio outlives the drift of a machine.
-    was = ms / ratio if ms and ratio else latency(outcome.before)
-    longest = limit(outcome.metrics, "latency", was)
-    if ms is not None and longest is not None and ms > longest:
-        lines.append(f"latency over {milliseconds(longest)}")
-    if not lines and number(candidate.get("proxy_accuracy")) is not None:
+    if lines := missed(outcome, candidate):
+        return f"misses the budget: {', '.join(lines)}"
+    if number(candidate.get("proxy_accuracy")) is not None:
         return "misses the budget: too much accuracy is lost"
-    if not lines and (most is not None or longest is not None):
-        return "too close to the budget to be sure of it"
-    return f"misses the budget: {', '.join(lines)}" if lines else "misses the budget"
+    limited = any(mapping(outcome.metrics.get("budget")).get(name) is not None for name in ("size", "latency", "memory"))
+    return "too close to the budget to be sure of it" if limited else "misses the budget"
 
 
 def _preferred(candidate: Candidate, tried: Sequence[Candidate]) -> str:
@@ -109,14 +101,14 @@ def _charts(outcome: Outcome, tried: Sequence[Candidate]) -> list[Part]:
     data = {
         "x": [number(c["bytes"]) for c in shown],
         "y": [number(c[axis]) for c in shown],
-        "group": [_group(c) for c in shown],
+        "group": [_group(outcome, c) for c in shown],
         "hover": [_hover(c) for c in shown],
         "x_title": "size, bytes",
         "y_title": "latency, times the uncompressed network" if axis == "ratio" else "latency, ms",
         "lines": _limits(outcome, axis),
     }
     title = "Latency against size"
-    groups = {_group(c) for c in shown}
+    groups = {_group(outcome, c) for c in shown}
     legend = tuple(pair for pair in GROUPS if pair[0] in groups)
     return [Chart("points", title, (Choice(title, data),), legend, "all of them stand in the table below")]
 
@@ -144,6 +136,7 @@ FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("Ratio", "ratio", "{:.2f}x".format),
     ("Size", "bytes", amounts.size),
     ("Accuracy before training", "proxy_accuracy", percent),
+    ("Memory", "memory", amounts.size),
     ("Epochs", "epochs", "{:,.0f}".format),
     ("Accuracy", "accuracy", percent),
 )

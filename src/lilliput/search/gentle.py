@@ -69,7 +69,7 @@ class Tried:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {"methods": [m.text() for m in self.methods], "ms": self.ms, "ratio": self.ratio, "bytes": self.bytes,
-                "meets": self.meets, "proxy_accuracy": self.proxy}  # fmt: skip
+                "memory": self.memory, "meets": self.meets, "proxy_accuracy": self.proxy}  # fmt: skip
 
 
 @dataclass(frozen=True)

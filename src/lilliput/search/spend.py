@@ -26,11 +26,11 @@ from lilliput.search.gentle import Proposal, file_bytes
 from lilliput.search.halving import Rung, due, filling, rungs
 from lilliput.search.planning import VERDICTS, Planner, epoch_seconds
 from lilliput.search.remembered import Remembered
+from lilliput.search.rows import Row, front
 from lilliput.search.trials import Outcome, Trials
 from lilliput.search.workers import cores, follow_parent, helpers
 from lilliput.train import Fit
 
-Steps = tuple[Config, ...]
 PLANS = "plans 2"  # the form they are stored in: one of another form is another search's
 POLL = 1.0  # seconds between two looks at what others do
 KEPT = 64 * 2**20  # bytes an epoch that what the teacher says may take on disk
@@ -70,33 +70,6 @@ class Effort:
             open_model(name)  # which knows whether there is such a network
         if self.workers < 1 or (self.workers > 1 and not self.command):
             raise ConfigError(f"`workers` (={self.workers}) is at least 1, and more need a `command` that starts them")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A candidate as it ended: steps, epochs, and what was measured; `why` where it is out, `over` how much of the budget it
-    takes where it takes most. It `meets` the budget where it keeps every limit, that of lost accuracy as well; `value` is what
-    it competes by where it keeps the others."""
-
-    name: str
-    steps: Steps = ()
-    epochs: int = 0
-    ms: float | None = None
-    ratio: float | None = None
-    bytes: int | None = None
-    proxy: float | None = None
-    accuracy: float | None = None
-    value: float | None = None
-    why: str = ""
-    chosen: bool = False
-    over: float = 0.0
-    meets: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, as the report reads them."""
-        return {"name": self.name, "methods": [s.text() for s in self.steps], "epochs": self.epochs, "ms": self.ms,
-                "ratio": self.ratio, "bytes": self.bytes, "meets": self.meets, "proxy_accuracy": self.proxy,
-                "accuracy": self.accuracy, "why": self.why, "chosen": self.chosen}  # fmt: skip
 
 
 class Search:
@@ -288,6 +261,10 @@ class Search:
         limit = self.budget.max_drop
         return right is not None and (limit is None or 100 * (self.start["accuracy"] - right) <= limit + 1e-9)
 
+    def _limited(self, c: Candidate) -> int | None:
+        """What a candidate holds in memory, where that is limited."""
+        return None if self.budget.memory is None else c.memory
+
     def _untrained(self, c: Candidate, why: str = "") -> Row:
         """A candidate as it was measured: without training it meets the budget, or it does not."""
         over = self.budget.taken(self.start, c.bytes, c.ms, c.ratio, c.memory)
@@ -296,7 +273,8 @@ class Search:
         value = self.value(c.accuracy, c.ratio) if able and c.accuracy is not None else None
         return Row(c.title, (*c.shape, *c.end.then), 0, c.ms, c.ratio, c.bytes, c.accuracy,
                    None if c.end.rated else c.accuracy, value, "; ".join([*missed, *([why] if why else [])]),
-                   over=max(over.values(), default=0.0), meets=value is not None and self._kept(c.accuracy))  # fmt: skip
+                   over=max(over.values(), default=0.0), meets=value is not None and self._kept(c.accuracy),
+                   memory=self._limited(c))  # fmt: skip
 
     def _trained(self, candidates: list[Candidate], ladder: list[dict[str, int]]) -> Iterable[Row]:
         outcomes = self.trials.outcomes(len(ladder))
@@ -311,7 +289,7 @@ class Search:
             steps = tuple(from_json(s) for s in found["steps"])
             yield Row(c.title, steps, found["epochs"], c.ms, c.ratio, found["bytes"], c.accuracy, found["accuracy"], last.value,
                       _why(last, tried[-1]), over=max(over.values(), default=0.0),
-                      meets=last.value is not None and self._kept(found["accuracy"]))  # fmt: skip
+                      meets=last.value is not None and self._kept(found["accuracy"]), memory=self._limited(c))  # fmt: skip
 
     def _tell(self, candidate: Candidate, ladder: list[Rung], rung: int, outcome: Outcome) -> None:
         found = outcome.found
@@ -352,20 +330,6 @@ def _minutes(seconds: float) -> str:
 def _fresh(steps: Iterable[Config]) -> bool:
     """Whether these steps begin with a student: one that learned nothing is no network to recommend."""
     return any(isinstance(step, Student) for step in steps)
-
-
-def front(rows: Iterable[Row]) -> tuple[dict[str, Any], ...]:
-    """Every row that was measured to the end, and whether another is at least as small, as fast and as accurate as it."""
-    shown = [r for r in rows if r.accuracy is not None and r.bytes]
-
-    def beats(a: Row, b: Row) -> bool:
-        pairs = [(x or 0, y or 0) for x, y in ((a.bytes, b.bytes), (a.ratio, b.ratio), (b.accuracy, a.accuracy))]
-        return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
-
-    return tuple(
-        {"name": r.name, "bytes": r.bytes, "ms": r.ms, "ratio": r.ratio, "accuracy": r.accuracy, "meets": r.meets,
-         "chosen": r.chosen, "dominated": any(beats(other, r) for other in shown)} for r in shown
-    )  # fmt: skip
 
 
 def _told(ladder: list[Rung], epoch: float, candidates: int) -> str:
