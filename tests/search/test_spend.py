@@ -22,12 +22,14 @@ from small import network, task
 from lilliput import zoo
 from lilliput.core.layers import Mapped
 from lilliput.errors import ConfigError, UnknownName
+from lilliput.kernels import Worth
 from lilliput.measure import Latency
-from lilliput.recipe import Bench, Student, run
+from lilliput.recipe import Bench, Recipe, Student, run
 from lilliput.search import Budget, Effort, Proposal, Remembered, Search
 from lilliput.search.candidates import FAMILIES, Candidate, widths
 from lilliput.search.gentle import MARGIN, file_bytes
 from lilliput.search.halving import Rung
+from lilliput.search.planning import CLOSE
 from lilliput.search.trials import Outcome
 from lilliput.train import Fit
 
@@ -233,6 +235,37 @@ def test_finishes_are_those_of_the_budget_and_no_family_is_forgotten(limits: Any
     assert {end for end, _ in found} == ends
     dropped = {name.split(",")[0].rstrip("0123456789. ") for name in plan["dropped"]}
     assert {name for _, name in found} | dropped >= {family.name for family in FAMILIES}
+
+
+def test_zeros_are_made_where_a_kernel_gains_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if packing paid in the second half of the layers; the clock charges by weights that are not zero."""
+
+    def worth(model: nn.Module, example: Any) -> tuple[Worth, ...]:
+        layers = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+        return tuple(Worth(name, 0.9, 1.0, 1.5 - (i >= len(layers) // 2)) for i, name in enumerate(layers))
+
+    def charged(self: Weights, model: nn.Module) -> float:
+        return sum(int(m.weight.count_nonzero()) for m in model.modules() if isinstance(m, nn.Conv2d)) / 1000
+
+    monkeypatch.setattr("lilliput.search.planning.worth", worth)
+    monkeypatch.setattr(Weights, "__call__", charged)
+    it = search(tmp_path, Budget.read(latency="0.2x"), Effort(0.005, families=("zeros",)))
+    (found,) = [Candidate.from_json(c) for c in it.plan()["candidates"]]
+    assert found.finish == "float" and found.name == "zeros" and CLOSE * 0.2 * MARGIN <= found.ratio <= 0.2 * MARGIN
+    made = run(it.model, Recipe(found.shape), it.bench).model
+    halves: dict[bool, list[bool]] = {True: [], False: []}
+    layers = [m for m in made.modules() if isinstance(m, nn.Conv2d)]
+    for i, layer in enumerate(layers):
+        halves[i >= len(layers) // 2].append(bool((layer.weight == 0).any()))
+    assert all(halves[True]) and not any(halves[False])
+
+
+def test_no_zeros_where_no_kernel_gains_or_the_file_makes_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only = Effort(0.005, families=("zeros",))
+    assert "zeros of its own" in str(search(tmp_path / "a", BUDGET, only).plan()["dropped"])
+    monkeypatch.setattr("lilliput.search.planning.worth", lambda model, example: (Worth("conv1", 0.9, 1.0, 2.0),))
+    plan = search(tmp_path / "b", Budget.read(latency="0.4x"), only).plan()
+    assert "no kernel for zeros gains here (conv1: 90 % zeros" in plan["dropped"]["zeros"] and not plan["candidates"]
 
 
 def test_where_the_whole_is_fast_enough_shapes_of_fewer_weights_compete_and_not_its_like(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from lilliput.core.method import Method
 from lilliput.distill import Hinton
 from lilliput.factor import Factorize
 from lilliput.opening import open_model
-from lilliput.prune import Channels, Layers
+from lilliput.prune import Channels, Layers, Weights
 from lilliput.quant import Quantize
 from lilliput.quant.hold import HoldBits
 from lilliput.quant.rate import RateQuantize
@@ -24,6 +24,7 @@ from lilliput.train import BatchNorm, Fit
 from lilliput.zoo.slimmable import Slimmable
 
 PENALTY = 2.0  # the loss that a bit a weight is worth; a tenth of it changes nothing that counts
+DENSEST = 0.25  # of the weights stay, where the family of zeros begins: with more of them no kernel gains
 SLOWER = 0.4  # of the learning rate of floats, for rounded weights: five epochs at all of it end with more loss than two
 
 
@@ -45,13 +46,21 @@ FINISHES = {each.name: each for each in (FLOAT, INT8, RATE, RATE_INT8)}
 
 @dataclass(frozen=True)
 class Family:
-    """One way to shape a network: its steps for an amount that stays, in (0, 1]; `fixed` where there is nothing to choose, and
-    `varied` where several amounts are worth trying if no budget names one."""
+    """One way to shape a network: its steps for an amount that stays, in (0, 1]; `fixed` where there is nothing to choose,
+    `varied` where several amounts are worth trying if no budget names one, and `packed` where the layers stay as large as they
+    are, and only kernels for zeros gain."""
 
     name: str
     steps: Callable[[float], tuple[Config, ...]]
     fixed: bool = False
     varied: bool = False
+    packed: bool = False
+
+    def without(self, layers: tuple[str, ...]) -> Family:
+        """The family with these layers left as they are."""
+        return replace(
+            self, steps=lambda a: tuple(replace(s, skip=layers) if isinstance(s, Weights) else s for s in self.steps(a))
+        )
 
 
 def _global(multiple: int) -> Callable[[float], tuple[Config, ...]]:
@@ -73,6 +82,7 @@ FAMILIES = (
     Family("factors", lambda a: (
         Factorize(method=("svd", "spatial", "tucker2"), macs=a, worth="loss", whiten=True, images=256), BatchNorm())),
     Family("blocks", lambda a: (Layers(macs=a, criterion="kl", images=64), BatchNorm())),
+    Family("zeros", lambda a: (Weights(rate=round(1 - DENSEST * a, 4)), BatchNorm()), varied=True, packed=True),
 )  # fmt: skip
 
 
@@ -101,7 +111,8 @@ class Candidate:
 
     finish  float; int8 (`quant.quantize`, without training); rate: rounded for a file of the size asked for (`quant.rate`)
             after the first rung, and trained on as it was rounded; or rate in int8: small as that and fast as this
-    ratio, ms, bytes, memory, macs, accuracy   as measured before any training; accuracy on validation, ratio of milliseconds
+    ratio, ms, bytes, memory, macs, accuracy   as measured before any training; accuracy on validation, ratio of milliseconds,
+            multiply-adds by weights that are not zero
     """
 
     name: str

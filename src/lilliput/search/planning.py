@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from lilliput.core.method import Method
-from lilliput.errors import BudgetError, ConfigError, EditError, ExportError, ModelError, TrainError
+from lilliput.errors import BudgetError, ConfigError, EditError, ExportError, ModelError, TrainError, WorkError
+from lilliput.kernels import worth
 from lilliput.measure import profile
 from lilliput.measure.accuracy import accuracy
 from lilliput.recipe import Bench, Recipe, Student, look, run
@@ -26,6 +27,7 @@ from lilliput.train import Fit, fabric_of
 VERDICTS = (BudgetError, ConfigError, EditError, ExportError, ModelError, TrainError)
 TRIES = 4  # measurements a family and finish
 CLOSE = 0.92  # to the budget is near enough
+AIM = (CLOSE + 1) / 2
 LEAST = 0.08  # of the network stays; a family that must go below is left out
 SECONDS = 1.0  # a measurement
 VARIANTS = (0.75, 0.5, 0.3)  # amounts where no budget says how much must go
@@ -108,6 +110,9 @@ class Planner:
 
     def _family(self, family: Family) -> Iterator[Candidate]:
         """The candidates of one family, with each finish."""
+        if family.packed:
+            yield from self._packed(family)
+            return
         for end in self.ends:
             if family.fixed:
                 yield from self._fixed(family, end)
@@ -117,6 +122,26 @@ class Planner:
                 yield from self._gentlest(family, end)
             else:
                 yield from self._variants(family, end, VARIANTS)
+
+    def _packed(self, family: Family) -> Iterator[Candidate]:
+        """Zeros in the layers that packing makes faster on this machine, and nowhere else; its kernels compute in floats."""
+        try:
+            kept = self._paying(family)
+        except (*VERDICTS, WorkError) as error:
+            self._drop(family.name, self.ends[0], str(error))
+        else:
+            yield from self._gentlest(kept, FLOAT) if self._shapes else self._variants(kept, FLOAT, VARIANTS)
+
+    def _paying(self, family: Family) -> Family:
+        """The family without the layers that would not gain; raises `ConfigError` where none would."""
+        if FLOAT not in self.ends:
+            raise ConfigError("rounding for the file makes zeros of its own, for which no kernel gains in integers")
+        thin = Candidate(family.name, family.steps(self._first(FLOAT)), FLOAT.name)
+        found = worth(self.shaped(thin), self.look.example)
+        slow = [each for each in found if not each.pays]
+        if len(slow) == len(found):
+            raise ConfigError(f"no kernel for zeros gains here ({slow[0]})" if slow else "no layer has weights to spare")
+        return family.without(tuple(each.layer for each in slow))
 
     def _whole(self, end: Finish) -> bool:
         """Whether the whole network, so finished, is fast enough already: a shape just as fast would be nearly the same."""
@@ -148,9 +173,9 @@ class Planner:
                     self._drop(name, end, f"takes {over:.2f} of what the budget allows")
 
     def _gentlest(self, family: Family, end: Finish) -> Iterator[Candidate]:
-        """The amount at which it just meets the budget: what is over it by a third keeps a third less next time."""
+        """The amount at which it just meets the budget, if one of a few that are measured is near enough below it."""
         low, high, best, reason = 0.0, 1.0, None, "no amount meets the budget"
-        amount = self._first(end)
+        amount, known = self._first(end), list[tuple[float, float]]()
         for _ in range(TRIES):
             try:
                 tried = self._measured(Candidate(family.name, family.steps(round(amount, 3)), end.name))
@@ -158,10 +183,11 @@ class Planner:
                 low, reason, over = amount, str(error), 0.0
             else:
                 over = self._excess(tried)
+                known.append((amount, over))
                 best, low, high = (tried, amount, high) if over <= 1 else (best, low, amount)
             if CLOSE <= over <= 1:
                 break
-            wanted = amount / over if over else math.inf
+            wanted = aimed(known) if over else math.inf
             amount = wanted if low < wanted < high else (low + high) / 2
             if amount < LEAST:
                 break
@@ -193,7 +219,8 @@ class Planner:
         ms, was = times["candidate"].median_ms, times["baseline"].median_ms
         counted = profile(stored, self.look.example)
         return replace(
-            candidate, ms=ms, ratio=ms / was, memory=counted.peak_activation_bytes, macs=counted.macs, bytes=file_bytes(stored)
+            candidate, ms=ms, ratio=ms / was, memory=counted.peak_activation_bytes, macs=counted.effective_macs,
+            bytes=file_bytes(stored),
         )  # fmt: skip
 
     def shaped(self, candidate: Candidate) -> nn.Module:
@@ -235,6 +262,21 @@ class Planner:
         if c.end.rated:
             taken.pop("size", None)
         return max(taken.values(), default=0.0)
+
+
+def aimed(known: list[tuple[float, float]]) -> float:
+    """The amount to try next, from amounts and the shares of a budget that they took: by the line through the last two, since
+    part of a time stays whatever leaves; from one alone as if nothing stayed.
+
+    >>> round(aimed([(0.6, 1.2)]), 6), round(aimed([(0.9, 1.1), (0.5, 0.9)]), 6)
+    (0.48, 0.62)
+    """
+    amount, over = known[-1]
+    if len(known) > 1:
+        was, took = known[-2]
+        if (over - took) * (amount - was) > 0:
+            return amount + (AIM - over) * (amount - was) / (over - took)
+    return amount * AIM / over
 
 
 def epoch_seconds(model: nn.Module, bench: Bench, fit: Fit) -> float:
