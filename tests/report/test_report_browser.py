@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -58,12 +59,25 @@ document.querySelectorAll("#layers .choices button")[3].click();
 found.bits = heights();
 found.sorted = {ratio: sorted(2), back: sorted(2), accuracy: sorted(4), name: sorted(0)};
 found.requests = performance.getEntriesByType("resource").map((entry) => entry.name);
+found.ink = getComputedStyle(document.body).backgroundColor;
+found.narrow = matchMedia("(max-width: 40rem)").matches;
 found.wide = document.documentElement.scrollWidth > innerWidth;
 dispatchEvent(new Event("beforeprint"));
 found.printed = {width: layers._fullLayout.width, ink: getComputedStyle(document.body).backgroundColor};
 dispatchEvent(new Event("afterprint"));
 document.documentElement.dataset.found = JSON.stringify(found);
 </script>"""
+
+
+# The page as narrow as a phone, which a window of the browser cannot be; what it found goes up to the root.
+PHONE = """<html><body><iframe style="width: 390px; height: 844px; border: 0"></iframe><script>
+const frame = document.querySelector("iframe");
+frame.onload = () => {
+  document.documentElement.dataset.found = frame.contentDocument.documentElement.dataset.found;
+  frame.remove();
+};
+frame.srcdoc = PAGE;
+</script></body></html>"""
 
 
 class Found(HTMLParser):
@@ -77,8 +91,8 @@ class Found(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The report of a run whose names are HTML, as a phone in the dark finds it."""
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run whose names are HTML, with a reader in it."""
     if BROWSER is None:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the path (on Debian: apt install chromium)")
     folder = made_up_run.write(tmp_path_factory.mktemp("run"))
@@ -90,13 +104,29 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = report.render(folder)
     text = path.read_text(encoding="utf-8").replace("<head>", f"<head>{TRAP}", 1)
     path.write_text(text.replace("</body>", f"{READER}</body>"), encoding="utf-8")
-    return dump(path, folder / "profile")
+    return path
 
 
-def dump(path: Path, profile: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def found(page: Path) -> dict[str, Any]:
+    """What the reader finds on a laptop in the dark."""
+    return dump(page, page.parent / "profile", dark=True)
+
+
+@pytest.fixture(scope="module")
+def phone(page: Path) -> dict[str, Any]:
+    """What it finds on a phone by day."""
+    outer = page.with_name("phone.html")
+    inner = json.dumps(page.read_text(encoding="utf-8")).replace("</", "<\\/")
+    outer.write_text(PHONE.replace("PAGE", inner), encoding="utf-8")
+    return dump(outer, page.parent / "phone", dark=False)
+
+
+def dump(path: Path, profile: Path, dark: bool) -> dict[str, Any]:
     """Open a page in the browser and read what it found."""
-    flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --no-first-run --window-size=800,900"
-    command = [str(BROWSER), *flags.split(), f"--user-data-dir={profile}", "--blink-settings=preferredColorScheme=0"]
+    flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --no-first-run --window-size=1000,900"
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    command = [str(BROWSER), *flags.split(), f"--user-data-dir={profile}", scheme]
     done = subprocess.run([*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=600)
     reader = Found()
     reader.feed(done.stdout)
@@ -155,6 +185,14 @@ def test_tables_sort_by_a_click(found: dict[str, Any]) -> None:
     measured = [text != "—" for text in found["sorted"]["accuracy"]]
     assert measured == sorted(measured, reverse=True) and any(measured)
     assert found["sorted"]["name"][-1] == "unchanged"
+
+
+def test_a_phone_by_day_shows_all_of_it(found: dict[str, Any], phone: dict[str, Any]) -> None:
+    assert phone["narrow"] and not found["narrow"] and phone["wrong"] == phone["requests"] == []
+    assert len(phone["charts"]) == len(found["charts"]) and all(phone["charts"]) and not phone["wide"]
+    assert phone["front"] == found["front"] and phone["sorted"] == found["sorted"]
+    light, dark = (min(int(part) for part in re.findall(r"\d+", each["ink"])[:3]) for each in (phone, found))
+    assert light > 200 and dark < 60
 
 
 def test_the_page_is_as_wide_as_the_screen_and_prints_on_white(found: dict[str, Any]) -> None:
