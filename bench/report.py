@@ -1,6 +1,7 @@
 """How heavy reports are and how fast they open: every folder given (or found in `out/`), in a headless Chromium.
 
-    python bench/report.py out/digits out/r56 ...
+    python bench/report.py out/digits out/r56 ...       writes bench/results/report.json
+    python bench/report.py --picture out/r56            draws docs/report.png, the head of that report
 
 Opening is what the browser says of it: from the start of navigation until every chart is drawn, the median of `REPEATS`.
 """
@@ -46,6 +47,16 @@ def opened(browser: str, page: Path, profile: Path) -> tuple[float, int]:
     return float(found[1]), int(found[2])
 
 
+def pictured(browser: str, folder: Path) -> None:
+    """The head of a report, as a laptop shows it."""
+    page, to = report.render(folder).resolve(), ROOT / "docs/report.png"
+    size = FLAGS.replace("1280,900", "1000,960").split()
+    with tempfile.TemporaryDirectory() as profile:
+        command = [browser, *size, "--hide-scrollbars", f"--user-data-dir={profile}", f"--screenshot={to}", page.as_uri()]
+        subprocess.run(command, capture_output=True, timeout=300, check=True)
+    print(to.relative_to(ROOT))
+
+
 def measured(browser: str, folder: Path) -> dict[str, Any]:
     """One report, made anew."""
     path = report.render(folder)
@@ -61,10 +72,12 @@ def measured(browser: str, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and write bench/results/report.json."""
+    """Measure, or draw."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise SystemExit(f"none of {', '.join(BROWSERS)} is on the path (on Debian: apt install chromium)")
+    if sys.argv[1:2] == ["--picture"]:
+        return pictured(browser, Path(sys.argv[2]))
     folders = [Path(name) for name in sys.argv[1:]] or sorted(p.parent for p in (ROOT / "out").glob("*/metrics.json"))
     if not folders:
         raise SystemExit("no run to report on; `make run` makes one")
