@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from torch import nn
 
 from lilliput.data import Task
+from lilliput.data.progress import watched
 from lilliput.errors import UsageError
 from lilliput.export.files import readers
 from lilliput.measure.accuracy import Accuracy, accuracy
@@ -20,7 +22,8 @@ def evaluate(model_or_file: nn.Module | str | Path, task: Task, split: str = "te
     ExecuTorch, a `.tflite` in LiteRT.
     """
     predict = model_or_file if isinstance(model_or_file, nn.Module) else _predictor(Path(model_or_file))
-    return accuracy(predict, task.batches(split, batch_size), task.metric)
+    batches = math.ceil(len(task.split(split)) / batch_size)
+    return accuracy(predict, watched(task.batches(split, batch_size), f"evaluating on {split}", batches), task.metric)
 
 
 def _predictor(path: Path):  # type: ignore[no-untyped-def] # either kind is a callable

@@ -27,19 +27,20 @@ def sensitivity(
     from lilliput import job, terminal
     from lilliput import report as reports
     from lilliput.data import open_task
+    from lilliput.data.progress import watched
     from lilliput.measure.accuracy import accuracy
     from lilliput.opening import open_model
     from lilliput.recipe import Bench, look
+    from lilliput.search.sensitivity import places
     from lilliput.search.sensitivity import sensitivity as measure
 
     network = open_model(model, weights=weights, trust=trust, seed=seed).eval()
     task = open_task(data, seed=seed, skip_bad=skip_bad)
     job.check_fit(network, task)
     seen = look(Bench(task, Path(), seed))
-    points = []
-    for point in measure(network, task, seen, method or ("channels", "weights", "bits"), images):
-        points.append(point)
-        terminal.say(f"{point.layer}, {point.method} {point.amount:.0%}: {100 * point.accuracy:.1f} %")
+    methods = method or ("channels", "weights", "bits")
+    most = places(network, seen, methods)
+    points = list(watched(measure(network, task, seen, methods, images), "compressing one layer at a time", most))
     whole = accuracy(network, task.batches("val", 250), task.metric).value
     found = {"val_accuracy": whole, "sensitivity": [p.to_json() for p in points]}
     if report is not None:

@@ -148,6 +148,7 @@ def rounded(network: Any, data: str, out: Path, size: str | None, drop: float | 
     from lilliput.search import Budget, pack
     from lilliput.search.candidates import RATE, RATE_INT8
     from lilliput.store import save
+    from lilliput.terminal import say
 
     task = open_task(data, seed=seed)
     check_fit(network, task)
@@ -157,7 +158,7 @@ def rounded(network: Any, data: str, out: Path, size: str | None, drop: float | 
         with tempfile.TemporaryDirectory() as folder:
             limit = budget.size.of(save(network, Path(folder) / "exact.lil"))
     then = (RATE_INT8 if int8 else RATE).then
-    found = pack(network, task, size=limit, drop=drop, seed=seed, then=then)
+    found = pack(network, task, size=limit, drop=drop, seed=seed, then=then, say=say)
     written = save(found.model, out)
     return {"file": str(out), "bytes": written, "recipe": found.recipe.text(), "val_accuracy": found.after,
             "val_accuracy_before": found.before}  # fmt: skip

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
+
+T = TypeVar("T")
 
 
 class Bar:
@@ -45,3 +48,15 @@ class Bar:
         """Take the bar off the screen."""
         if self._shown is not None:
             self._shown.stop()
+
+
+def watched(items: Iterable[T], text: str, total: int) -> Iterator[T]:
+    """The same items, with a bar that moves on behind each.
+
+    >>> list(watched("abc", "spelling", 3))
+    ['a', 'b', 'c']
+    """
+    with Bar(text, total) as bar:
+        for item in items:
+            yield item
+            bar.update(1)

@@ -48,16 +48,18 @@ class Packed:
 def pack(
     model: nn.Module, task: Task, *, size: float | None = None, drop: float | None = None, seed: int = 0,
     method: RateQuantize | None = None, architecture: str | None = None, then: Sequence[Method] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> Packed:  # fmt: skip
     """Round the weights of a float network for a file, without training.
 
     With `size` (bytes of the file) as finely as fits; with `drop` alone (points of accuracy on the validation split) as
     coarsely as is allowed. `then` are methods that follow, such as integers for kernels; they are part of what is returned
-    and of what is counted. Raises `BudgetError` where nothing fits, and, with both, where what fits loses more.
+    and of what is counted; `say` hears of every step that is tried. Raises `BudgetError` where nothing fits, and, with both,
+    where what fits loses more.
     """
     if size is None and drop is None:
         raise ConfigError("rounding for a file needs a `size` or a `drop`")
-    search = _Search(model, task, method or RateQuantize(), seed, architecture, tuple(then))
+    search = _Search(model, task, method or RateQuantize(), seed, architecture, tuple(then), say)
     before = search.right(model)
     if size is not None:
         step = search.fitting(size)
@@ -80,8 +82,10 @@ class _Search:
     """One network with what is seen of it, rounded as often as is asked."""
 
     def __init__(
-        self, model: nn.Module, task: Task, method: RateQuantize, seed: int, architecture: str | None, then: tuple[Method, ...]
-    ) -> None:
+        self, model: nn.Module, task: Task, method: RateQuantize, seed: int, architecture: str | None,
+        then: tuple[Method, ...], say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.say = say
         self.task, self.method, self.architecture, self.then = task, method, architecture, then
         self.look = look = Look(task.example(), task.drawn(), task.loss, seed)
         self.plan = perform(model, method.plan(model, look))
@@ -135,6 +139,7 @@ class _Search:
             if place is None or place in known:  # near enough, or an end of the range
                 break
             self.sizes[place] = self.bytes(self.rounded(2.0**place))
+            self.say(f"rounded in steps of {2.0**place:.3g}: {self.sizes[place]:,} of {size:,.0f} bytes")
         return min((place for place, many in self.sizes.items() if many <= size), default=None)
 
     def more(self, place: float) -> int:
@@ -156,14 +161,20 @@ class _Search:
 
     def coarsest(self, holds: Callable[[nn.Module], bool]) -> float | None:
         """The coarsest step for which something holds, found by halving; none where it does not for the finest."""
+
+        def found(step: float) -> bool:
+            enough = holds(self.rounded(step))
+            self.say(f"rounded in steps of {step:.3g}: {'enough is known' if enough else 'too much is lost'}")
+            return enough
+
         good, bad = FINEST, COARSEST
-        if not holds(self.rounded(good)):
+        if not found(good):
             return None
-        if holds(self.rounded(bad)):
+        if found(bad):
             return bad
         for _ in range(HALVINGS):
             middle = math.sqrt(good * bad)
-            good, bad = (middle, bad) if holds(self.rounded(middle)) else (good, middle)
+            good, bad = (middle, bad) if found(middle) else (good, middle)
         return good
 
 

@@ -65,6 +65,11 @@ def sensitivity(
             yield from _curve(model, task, look, (name, layer), [(a, way(layer, a)) for a in amounts], images)
 
 
+def places(model: nn.Module, look: Look, methods: Sequence[str]) -> int:
+    """How many points there are at most: curves end early where a layer has no more to give."""
+    return sum(len(_places(model, look, name)) * len(WAYS[name][1]) for name in methods if name in WAYS)
+
+
 def _curve(
     model: nn.Module, task: Task, look: Look, place: tuple[str, str], steps: list[tuple[float, Method]], images: int
 ) -> Iterator[Point]:
