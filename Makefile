@@ -20,11 +20,11 @@ run: .venv/installed ## the main job: train a small network on the digits, compr
 test: .venv/installed ## every test, and every example in a docstring
 	@$(ONE) $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile $(TESTS)
 
-test-phone: .phone-venv/installed ## the tests of ExecuTorch files, in .phone-venv, which has ExecuTorch (over a gigabyte)
-	@$(ONE) .phone-venv/bin/python -m pytest -q --numprocesses 2 tests/export/test_phone.py
+test-phone: .phone-venv/installed ## the tests of ExecuTorch files and the tutorial that ends in one, in .phone-venv, which has ExecuTorch (over a gigabyte)
+	@$(ONE) .phone-venv/bin/python -m pytest -q --numprocesses 2 tests/export/test_phone.py tests/docs/test_your_network.py
 
-test-litert: .litert-venv/installed ## the tests of LiteRT files, in .litert-venv, which has LiteRT and its converter
-	@$(ONE) .litert-venv/bin/python -m pytest -q -p no:anyio --numprocesses 2 tests/export/test_litert.py
+test-litert: .litert-venv/installed ## the tests of LiteRT files and the same tutorial, in .litert-venv, which has LiteRT and its converter
+	@$(ONE) .litert-venv/bin/python -m pytest -q -p no:anyio --numprocesses 2 tests/export/test_litert.py tests/docs/test_your_network.py
 
 check: .venv/installed ## style, formatting, types, and the size of the code
 	@$(BIN)/ruff check --quiet --output-format concise .
