@@ -220,6 +220,7 @@ class _Compression:
         files = {"baseline": before.exported.path, "compressed": after.exported.path}
         times = time_files(files, self.example, threads=self.settings.threads)
         rows = {"baseline": before.row(times["baseline"]), "compressed": after.row(times["compressed"])}
+        rows["compressed"]["answers"] = report.answers(before.test.hits, after.test.hits)
         failures = self.budget.failures(rows["baseline"], rows["compressed"])
         metrics = {
             **rows, "device": hardware(), "versions": versions(), "seed": self.settings.seed,

@@ -107,6 +107,13 @@ def test_accuracy_in_words(was: float | None, now: float | None, words: str) -> 
     assert words in report.verdict({"baseline": {"accuracy": was}, "compressed": {"accuracy": now}})
 
 
+@pytest.mark.parametrize(("lost", "gained", "chance"), [(114, 122, True), (80, 38, False), (0, 0, True), (None, 3, False)])
+def test_accuracy_that_could_be_chance_says_so(lost: int | None, gained: int, chance: bool) -> None:
+    after = {"accuracy": 0.9016, "answers": {"lost": lost, "gained": gained}}
+    said = report.verdict({"baseline": {"accuracy": 0.9}, "compressed": after})
+    assert ("0.2 points more accurate (which could be chance)" in said) is chance and "0.2 points more accurate" in said
+
+
 @pytest.mark.parametrize(
     ("latency", "bound", "words"),
     [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+LEVEL = 0.05  # how often equally accurate networks differ as much, above which no difference is claimed
+
 
 def mcnemar(lost: int, gained: int) -> float:
     """How likely so uneven a split is where either way is as likely, two-sided: McNemar's test by binomial sums.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lilliput.measure.chance import mcnemar
+from lilliput.measure.chance import LEVEL, mcnemar
 from lilliput.report.amounts import MISSING, listing, mapping, number, percent, plural, points, share
 from lilliput.report.outcome import Outcome
 from lilliput.report.parts import Cell, Chart, Choice, Column, Folded, Part, Prose, Section, Table, plain
@@ -51,7 +51,7 @@ def _answers(outcome: Outcome) -> list[Part]:
         "other way round. "
     )
     chance = mcnemar(int(lost), int(gained))
-    what = "is no more than chance makes" if chance >= 0.05 else "is more than chance makes"
+    what = "is no more than chance makes" if chance > LEVEL else "is more than chance makes"
     return [Prose(f"{text}That difference {what} (exact McNemar test, p = {chance:.2g}).")]
 
 

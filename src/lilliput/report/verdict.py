@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lilliput.measure.chance import LEVEL, mcnemar
 from lilliput.report.amounts import MISSING, listing, mapping, number, percent, size, times
 from lilliput.report.compared import latency
 
@@ -100,7 +101,16 @@ def _accuracy(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
         return f"{percent(now)} accurate (before: {MISSING})"
     lost = 100 * abs(was - now)
     text = f"{lost:.1f}" if lost >= 0.1 else f"{lost:.2f}"
-    return f"{text} points {'less' if now < was else 'more'} accurate" if float(text) else "equally accurate"
+    if not float(text):
+        return "equally accurate"
+    found = f"{text} points {'less' if now < was else 'more'} accurate"
+    return f"{found} (which could be chance)" if _chance(after) else found
+
+
+def _chance(after: Mapping[str, Any]) -> bool:
+    """Whether answers changed so that equally accurate networks would often differ as much (McNemar's test)."""
+    lost, gained = (number(mapping(after.get("answers")).get(name)) for name in ("lost", "gained"))
+    return lost is not None and gained is not None and mcnemar(int(lost), int(gained)) > LEVEL
 
 
 def _budgets(metrics: Mapping[str, Any]) -> str:
