@@ -171,6 +171,10 @@ def test_from_training_to_the_report(lilliput, tmp_path: Path) -> None:  # type:
     assert [row["bytes"] for row in (was, now)] == [metrics[s]["onnx_bytes"] for s in ("baseline", "compressed")]
     assert stored["bytes"] == metrics["compressed"]["file_bytes"] and stored["accuracy"] == now["accuracy"]
     assert was["agreement"] == 1 and was["mcnemar_p"] == 1 and was["ratio"]["median"] == 1
+    assert was["difference"]["value"] == 0 and was["difference"]["low"] == -was["difference"]["high"]
+    assert now["difference"]["low"] < now["accuracy"] - was["accuracy"] < now["difference"]["high"]
+    said = lilliput("compare", *files, "--data", data).out
+    assert "points beside the first (95 %:" in said and said.count("chance") == 2
     assert 0 <= now["agreement"] == stored["agreement"] <= 1 and now["low"] < now["accuracy"] < now["high"]
     assert now["gained"] - now["lost"] == now["correct"] - was["correct"]
     assert "prune.channels" in lilliput("show", "out/model.lil").out

@@ -16,7 +16,7 @@ from lilliput.export.files import readers
 from lilliput.job import check_fit
 from lilliput.measure import Latency, Ratio, time_exports
 from lilliput.measure.accuracy import Accuracy
-from lilliput.measure.chance import mcnemar
+from lilliput.measure.chance import difference, mcnemar
 from lilliput.report import answers
 from lilliput.store import load
 
@@ -43,11 +43,18 @@ class Compared:
     latency: Latency
     ratio: Ratio
 
+    @property
+    def difference(self) -> tuple[float, float, float]:
+        """The accuracy that it has beyond the first, as a share, with its 95 % interval: value, low, high."""
+        total = len(self.accuracy.hits)
+        return (self.gained - self.lost) / total, *difference(self.lost, self.gained, total)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
+        beyond = dict(zip(("value", "low", "high"), self.difference, strict=True))
         return {"file": str(self.file), **self.accuracy.to_json(), "agreement": self.agreement, "lost": self.lost,
-                "gained": self.gained, "mcnemar_p": self.chance, "bytes": self.bytes, "latency_ms": self.latency.to_json(),
-                "ratio": self.ratio.to_json()}  # fmt: skip
+                "gained": self.gained, "mcnemar_p": self.chance, "difference": beyond, "bytes": self.bytes,
+                "latency_ms": self.latency.to_json(), "ratio": self.ratio.to_json()}  # fmt: skip
 
 
 def compare(files: Sequence[str | Path], task: Task, *, threads: int = 1, trust: bool = False) -> list[Compared]:

@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 import made_up_run
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from read_page import Page
 
-from lilliput.measure.chance import mcnemar
+from lilliput.measure.chance import difference, mcnemar
 from lilliput.report import contents, doubts, front, layers, notes, sensitivity, tried, weights
 from lilliput.report.outcome import Outcome
 from lilliput.report.parts import Band, Bands, Chart, Panels, Section, Table
@@ -322,6 +323,24 @@ def test_validation_images_that_were_learned_before_are_said() -> None:
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_the_test_of_changed_answers_is_a_probability(lost: int, gained: int) -> None:
     assert 0 <= mcnemar(lost, gained) == mcnemar(gained, lost) <= 1
+
+
+@given(st.integers(0, 400), st.integers(0, 400), st.integers(800, 5000))
+def test_the_interval_of_a_difference_holds_it_and_turns_with_it(lost: int, gained: int, total: int) -> None:
+    low, high = difference(lost, gained, total)
+    assert -1 <= low <= (gained - lost) / (total + 2) <= high <= 1
+    assert difference(gained, lost, total) == pytest.approx((-high, -low))
+    assert difference(lost, gained, 4 * total)[1] - difference(lost, gained, 4 * total)[0] < high - low
+
+
+def test_an_interval_of_95_percent_misses_about_one_in_twenty() -> None:
+    """Of networks that differ truly by two points on the images they disagree on."""
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(2000):
+        lost, gained, _ = draw.multinomial(1000, [0.03, 0.05, 0.92])
+        low, high = difference(int(lost), int(gained), 1000)
+        held += low <= 0.02 <= high
+    assert 0.935 < held / 2000 < 0.97
 
 
 def test_large_counts_go_on_where_small_ones_end() -> None:

@@ -162,6 +162,10 @@ def search(
     pretrain: Pretrain = 0,
     threads: Threads = 1,
     seed: Seed = 0,
+    skip_bad: SkipBad = False,
+    devices: Devices = 1,
+    accelerator: Accelerator = "auto",
+    log: Log = None,
     trust: Trust = False,
     json_out: Json = False,
 ) -> None:
@@ -172,7 +176,8 @@ def search(
     compress(
         model, data, out, weights, size=size, latency=latency, memory=memory, max_drop=max_drop, hours=hours, family=family,
         student=students, workers=workers, storage=storage, join=join, precision=precision, pretrain=pretrain,
-        threads=threads, seed=seed, trust=trust, json_out=json_out,
+        threads=threads, seed=seed, skip_bad=skip_bad, devices=devices, accelerator=accelerator, log=log, trust=trust,
+        json_out=json_out,
     )  # fmt: skip
 
 

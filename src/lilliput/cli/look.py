@@ -198,9 +198,20 @@ def compare(
     made.columns[0].overflow = "fold"  # a name that is cut short names nothing
     show(made, [one.to_json() for one in found], json_out)
     if not json_out:
+        for one in found[1:]:
+            show(f"{one.file}: {_told(one)}", None, False)
         how = f"{found[0].latency.runtime}, {threads} thread{'s' * (threads > 1)}, {found[0].latency.runs} runs in turns"
         told = "Accuracy with its 95 % interval; answers alike, lost and gained beside the first; p of McNemar's test"
         show(f"{told}. {how}.", None, False)
+
+
+def _told(one: Any) -> str:
+    """What is known of the accuracy of a network beside the first."""
+    from lilliput.measure.chance import LEVEL
+
+    value, low, high = (100 * part for part in one.difference)
+    fate = "which could be chance" if one.chance > LEVEL else "more than chance makes"
+    return f"{value:+.2f} points beside the first (95 %: {low:+.2f} to {high:+.2f}), {fate}"
 
 
 @app.command(epilog=example_of("show out/digits/model.lil"))
