@@ -103,7 +103,7 @@ def text() -> str:
     parts = [
         section("cifar", "A ResNet-56 for CIFAR-10 in half its latency, losing at most one point of accuracy:"),
         section("cifar_small", "With a size budget that int8 alone cannot meet, it prunes and distils as well (eight epochs):"),
-        searched("resnet56", "By hours, with a recipe that was searched and not chosen beforehand:"),
+        searched("resnet56", "With time to train candidates (`--hours`), by search:"),
         section("digits", "What `make run` prints:"),
     ]
     return "\n".join(part for part in parts if part)

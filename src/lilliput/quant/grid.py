@@ -21,7 +21,7 @@ class Grid(Quantizer):
     r"""Whole multiples of a step, which is a power of √2 and has a factor for each row, kernel and tap.
 
     s_rkt = 2^((e₀ + e_r + e_k + e_t) / 2),   q = round(w / s),   ŵ = q·s          (halves round to even)
-    ∂ŵ/∂w = 1 where |q| < 2^15, else 0                  (straight-through)
+    ∂ŵ/∂w = 1 where |q| < 2^15 − 1, else 0                (straight-through)
     costs what an entropy coder needs for q, 16 bits without one, and 8 bits for each exponent e.
 
     A row is an output channel, a kernel an input channel, a tap a place in the kernel. `steps` holds e₀, then e_r, e_k and

@@ -25,7 +25,7 @@ class HeldGrid(Grid):
 
     s_rkt = 2^((e₀ + e_r + e_k + e_t) / 2) / g_r
     q = sign(w)·max(1, round(|w| / s)) where |w| ≥ `zone`·s, else 0;   ŵ = q·s
-    ∂ŵ/∂w = 1 where |q| < 2^15, else 0                  (straight-through)
+    ∂ŵ/∂w = 1 where |q| < 2^15 − 1, else 0                (straight-through)
     costs what a `grid` does, and 32 bits a row while it is trained.
 
     `slopes` holds g_r, the size of γ/√(σ² + ε) when the weight was rounded, and stays as it is: what norms learn changes no

@@ -29,8 +29,8 @@ class HoldBits(Callback):
 
     Both make codes cheaper: the zone at once, by zeros near zero, and the penalty by moving weights there for less of the loss.
     They share one number, since a penalty alone would go on to shrink weights beside steps that stay: where codes have become
-    cheap enough, it ends. It never grows, as what it has moved does not come back, and what a zone makes zero does. Put
-    `quant.rate: {norms: keep, turns: false}` before the training, and `fold` behind it, which keeps the codes.
+    cheap enough, it fades to zero. It never exceeds `strength`: what it moved does not come back, what a zone makes zero does.
+    Put `quant.rate: {norms: keep, turns: false}` before the training, and `fold` behind it, which keeps the codes.
     costs one pass over the weights a step, and the coder's when it is time (some ten million codes a second).
     bytes: 0 for what they take when training begins. Needs the native core. Widening dead zones as a control of the rate:
     Sullivan 1996, "Efficient scalar quantization of exponential and Laplacian random variables".

@@ -39,7 +39,8 @@ class RateQuantize(Method):
     q minimizes ((w − q·s) / (s/`step`))² / 2 + `price`·`step`²·bits(q);   then w ← w − (G⁻¹ ⊗ A⁻¹ restricted)·error
     Moved are the weights that are not rounded yet: later ones of the row, the rows below, and the bias last.
     With steps so chosen every weight adds about step²/30 to the loss. A weight that is zero stays zero. Biases become multiples
-    of a power of two. Codes are those of two quantizers that take turns (csrc/trellis.h), found by a search through all paths.
+    of a power of two. Codes are those of two quantizers that take turns (csrc/trellis.h), found by a Viterbi search of sixteen
+    paths.
     Layers are rounded in the order they run in, each on what the rounded ones before it return and after the least-squares step
     that brings its outputs closest to those of the float network (quant/in_order).
     step: 0 does nothing; 0.0007 costs next to nothing, 0.003 some tenths of a point. price: 0 rounds to the nearest.

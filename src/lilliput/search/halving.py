@@ -1,6 +1,6 @@
 """Successive halving: many candidates for an epoch or two, half of them for twice as long, and so on.
 
-Jamieson and Talwalkar 2016, arXiv:1502.07943. Learning rates restart with every rung, each as long as all before it together
+Jamieson and Talwalkar 2016, arXiv:1502.07943. Learning rates restart with every rung, each twice as long as the one before
 (Loshchilov and Hutter 2017, arXiv:1608.03983), so that what a rung learned goes on in the next. The last rung takes the rest.
 """
 

@@ -41,7 +41,7 @@ ROUNDINGS = 6  # and what comes with them, until a file of the size asked for ha
 class Effort:
     """What a search may spend, and with whom.
 
-    hours      for planning and training, as one process on this machine would need them
+    hours      of the clock, for planning and training with all workers
     storage    a database that other processes and machines share, as SQLAlchemy names it; by default a file beside the result
     precision  of training: 32 or bf16-mixed
     workers    processes on this machine that train side by side, each with its share of the cores
@@ -282,7 +282,7 @@ class Search:
             tried = [each[number] for each in outcomes if number in each]
             last = next((o for o in reversed(tried) if o.value is not None), tried[-1] if tried else None)
             if last is None or "steps" not in last.found:
-                yield self._untrained(c, last.found["why"] if last else "not trained: the hours did not reach for it")
+                yield self._untrained(c, last.found["why"] if last else "not trained: fewer start than there are candidates")
                 continue
             found: Mapping[str, Any] = last.found
             over = self.budget.taken(self.start, found["bytes"], c.ms, c.ratio, c.memory)
