@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = [w for w in words if w != "--debug"]
     called.set(tuple(words))
     # It says with every fit how numbers are held, which the recipe says.
-    logging.getLogger("lightning.fabric.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     try:
         code = app(words, standalone_mode=False, prog_name="lilliput")
     except BaseException as error:
