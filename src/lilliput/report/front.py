@@ -62,7 +62,8 @@ def _choice(outcome: Outcome, found: Sequence[Candidate], cost: Cost) -> Choice 
     shown = [c for c in found if number(c.get(cost.key)) is not None and share(c.get("accuracy")) is not None]
     if not shown:
         return None
-    hovers = [_hover(outcome, c, found) for c in shown]
+    costs = _costs(found)
+    hovers = [_hover(outcome, c, costs) for c in shown]
     points = [
         (_group(outcome, c), number(c[cost.key]) or 0.0, 100 * (number(c["accuracy"]) or 0.0), hover)
         for c, hover in zip(shown, hovers, strict=True)
@@ -112,8 +113,8 @@ def _figures(candidate: Candidate, costs: Sequence[Cost]) -> list[tuple[str, Cel
     return [(title, Cell("—" if value is None else show(value), value)) for title, value, show in values]
 
 
-def _hover(outcome: Outcome, candidate: Candidate, found: Sequence[Candidate]) -> str:
-    lines = [f"{title.lower()}: {cell.text}" for title, cell in _figures(candidate, _costs(found))]
+def _hover(outcome: Outcome, candidate: Candidate, costs: Sequence[Cost]) -> str:
+    lines = [f"{title.lower()}: {cell.text}" for title, cell in _figures(candidate, costs)]
     return "<br>".join([f"<b>{plain(_name(candidate))}</b>", *lines, dict(GROUPS)[_group(outcome, candidate)]])
 
 

@@ -110,10 +110,13 @@ class Planner:
 
     def _family(self, family: Family) -> Iterator[Candidate]:
         """The candidates of one family, with each finish."""
+        ends = self.ends
         if family.packed:
-            yield from self._packed(family)
-            return
-        for end in self.ends:
+            try:
+                ends, family = (FLOAT,), self._paying(family)
+            except (*VERDICTS, WorkError) as error:
+                return self._drop(family.name, self.ends[0], str(error))
+        for end in ends:
             if family.fixed:
                 yield from self._fixed(family, end)
             elif self.budget.size is not None and self._whole(end):
@@ -123,17 +126,8 @@ class Planner:
             else:
                 yield from self._variants(family, end, VARIANTS)
 
-    def _packed(self, family: Family) -> Iterator[Candidate]:
-        """Zeros in the layers that packing makes faster on this machine, and nowhere else; its kernels compute in floats."""
-        try:
-            kept = self._paying(family)
-        except (*VERDICTS, WorkError) as error:
-            self._drop(family.name, self.ends[0], str(error))
-        else:
-            yield from self._gentlest(kept, FLOAT) if self._shapes else self._variants(kept, FLOAT, VARIANTS)
-
     def _paying(self, family: Family) -> Family:
-        """The family without the layers that would not gain; raises `ConfigError` where none would."""
+        """The family kept to the layers that packing makes faster on this machine, in floats; raises `ConfigError` for none."""
         if FLOAT not in self.ends:
             raise ConfigError("rounding for the file makes zeros of its own, for which no kernel gains in integers")
         thin = Candidate(family.name, family.steps(self._first(FLOAT)), FLOAT.name)
@@ -217,11 +211,9 @@ class Planner:
         stored = self._ended(small, candidate.end)
         times = self.clock.compare({"baseline": self.model, "candidate": stored}, seconds=SECONDS)
         ms, was = times["candidate"].median_ms, times["baseline"].median_ms
-        counted = profile(stored, self.look.example)
-        return replace(
-            candidate, ms=ms, ratio=ms / was, memory=counted.peak_activation_bytes, macs=counted.effective_macs,
-            bytes=file_bytes(stored),
-        )  # fmt: skip
+        macs = profile(small, self.look.example).effective_macs  # of the shape: what integers round to zero is no shape
+        memory = profile(stored, self.look.example).peak_activation_bytes
+        return replace(candidate, ms=ms, ratio=ms / was, memory=memory, macs=macs, bytes=file_bytes(stored))
 
     def shaped(self, candidate: Candidate) -> nn.Module:
         """The network in a candidate's shape, norms as they were."""
