@@ -31,7 +31,7 @@ def sensitivity(
     from lilliput.measure.accuracy import accuracy
     from lilliput.opening import open_model
     from lilliput.recipe import Bench, look
-    from lilliput.search.sensitivity import places
+    from lilliput.search.sensitivity import at_most
     from lilliput.search.sensitivity import sensitivity as measure
 
     network = open_model(model, weights=weights, trust=trust, seed=seed).eval()
@@ -39,8 +39,8 @@ def sensitivity(
     job.check_fit(network, task)
     seen = look(Bench(task, Path(), seed))
     methods = method or ("channels", "weights", "bits")
-    most = places(network, seen, methods)
-    points = list(watched(measure(network, task, seen, methods, images), "compressing one layer at a time", most))
+    total = at_most(network, seen, methods)
+    points = list(watched(measure(network, task, seen, methods, images), "compressing one layer at a time", total))
     whole = accuracy(network, task.batches("val", 250), task.metric).value
     found = {"val_accuracy": whole, "sensitivity": [p.to_json() for p in points]}
     if report is not None:

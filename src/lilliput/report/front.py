@@ -130,18 +130,12 @@ def _table(outcome: Outcome, found: Sequence[Candidate]) -> Table:
 
 def _fate(outcome: Outcome, candidate: Candidate, found: Sequence[Candidate]) -> str:
     """Why a candidate was taken or not."""
-    lacks = [] if stands(outcome, candidate) else [_missed(outcome, candidate)]
+    lacks = [] if stands(outcome, candidate) else [missed(outcome, candidate) or dict(GROUPS)["misses"]]
     if candidate.get("chosen"):
         return "; ".join(["chosen", *lacks])
     better = [_name(other) for other in found if other is not candidate and _beats(other, candidate)]
     beaten = [f"beaten by {better[0]}" if better else "beaten by another"] if candidate.get("dominated") else []
     return "; ".join([*lacks, *beaten]) or "meets the budget; another was preferred"
-
-
-def _missed(outcome: Outcome, candidate: Candidate) -> str:
-    """Which budgets a candidate misses."""
-    lines = missed(outcome, candidate)
-    return f"misses the budget: {', '.join(lines)}" if lines else "misses the budget"
 
 
 def _beats(other: Candidate, candidate: Candidate) -> bool:

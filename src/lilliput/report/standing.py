@@ -90,12 +90,12 @@ def seen(outcome: Outcome) -> bool:
     return validation >= max(ends, default=test) + SEEN
 
 
-def missed(outcome: Outcome, candidate: Candidate) -> list[str]:
-    """Everything by which a candidate misses the budgets, as far as the figures tell."""
+def missed(outcome: Outcome, candidate: Candidate) -> str:
+    """By what a candidate misses the budgets, in words; empty where the figures do not tell."""
     found, floor, accuracy = over(outcome, candidate), least(outcome), share(candidate.get("accuracy"))
     if floor is not None and accuracy is not None and 100 * accuracy < floor - 1e-6:
         found.append(f"accuracy on validation below {floor:.2f} %")
-    return found
+    return f"misses the budget: {', '.join(found)}" if found else ""
 
 
 def stands(outcome: Outcome, candidate: Candidate) -> bool | None:

@@ -73,8 +73,8 @@ def _fate(outcome: Outcome, candidate: Candidate, tried: Sequence[Candidate]) ->
 
 def _missed(outcome: Outcome, candidate: Candidate) -> str:
     """Which budget it misses; what is dropped within the budgets lost too much or came too close."""
-    if lines := missed(outcome, candidate):
-        return f"misses the budget: {', '.join(lines)}"
+    if text := missed(outcome, candidate):
+        return text
     if number(candidate.get("proxy_accuracy")) is not None:
         return "misses the budget: too much accuracy is lost"
     limited = any(mapping(outcome.metrics.get("budget")).get(name) is not None for name in ("size", "latency", "memory"))

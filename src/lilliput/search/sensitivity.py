@@ -65,7 +65,7 @@ def sensitivity(
             yield from _curve(model, task, look, (name, layer), [(a, way(layer, a)) for a in amounts], images)
 
 
-def places(model: nn.Module, look: Look, methods: Sequence[str]) -> int:
+def at_most(model: nn.Module, look: Look, methods: Sequence[str]) -> int:
     """How many points there are at most: curves end early where a layer has no more to give."""
     return sum(len(_places(model, look, name)) * len(WAYS[name][1]) for name in methods if name in WAYS)
 
