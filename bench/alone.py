@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search import MAIN, beaten, outer, weights
+from search import MAIN, weights
 from torch import nn
 
 import lilliput as lp
@@ -125,10 +125,16 @@ def train(name: str, hours: float) -> None:
     print(f"{name}: exit {done.returncode}, {folder / 'report.html'}")
 
 
+def beats(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether `one` costs no more in any respect and knows as much, and is better in something."""
+    pairs = [(one[key], other[key]) for key in ("bytes", "ratio")] + [(other["accuracy"], one["accuracy"])]
+    return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
+
+
 def table() -> None:
     """Every recipe beside the search's front, beside rows of runs whose folders are gone."""
     rows: dict[str, Any] = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else {}
-    front = json.loads(SEARCH.read_text())["runs"][MAIN]["front"]
+    front = [p for p in json.loads(SEARCH.read_text())["runs"][MAIN]["front"] if not p["dominated"]]
     for path in sorted(KEPT.glob("*/metrics.json")):
         metrics, found = json.loads(path.read_text()), json.loads((path.parent / "asked.json").read_text())
         before, after = metrics["baseline"], metrics["compressed"]
@@ -138,11 +144,11 @@ def table() -> None:
             "hardware": metrics["device"], "versions": metrics["versions"],
         }  # fmt: skip
     for name, row in rows.items():
-        point = {"bytes": row["bytes"], "ratio": row["ratio"], "accuracy": row["accuracy"], "dominated": False}
-        row["beats"], row["of"] = beaten(front, [point]), outer(front)
-        row["beaten"] = bool(beaten([point], front))
+        row["beats"], row["of"] = sum(beats(row, point) for point in front), len(front)
+        row["beaten"] = any(beats(point, row) for point in front)
         print(f"{name:9} {row['bytes']:9,} bytes  {row['ratio']:.2f}x  validation {100 * row['accuracy']:.2f} %, test "
-              f"{100 * row['test']:.2f} %, {row['epochs']} epochs; beats {row['beats']} of {row['of']}")  # fmt: skip
+              f"{100 * row['test']:.2f} %, {row['epochs']} epochs; beats {row['beats']} of {row['of']}"
+              f"{', beaten' if row['beaten'] else ''}")  # fmt: skip
     RESULT.write_text(json.dumps({"runs": rows}, indent=2) + "\n")
     print(RESULT.relative_to(ROOT))
 

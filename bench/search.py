@@ -1,13 +1,12 @@
-"""Budget in, network out: the search by hours, and whether any family alone would have done better in the same time.
+"""Budget in, network out: the search by hours.
 
     python bench/search.py resnet56 [--hours 1.5] [--workers 2]       100 kB, half the time, half a point; CIFAR-10
     python bench/search.py mobilenet [--hours 1] [--epochs 10]        250 kB, 0.6 of the time, one point; Fashion-MNIST
-    python bench/search.py family NAME [--hours 1.5] [--workers 2]    the first, with one family of candidates beside rounding
     python bench/search.py table                                      writes bench/results/search.json
 
-A family's front is compared with the first where both had the same hours. Every part can be stopped and goes on where it was;
-runs lie in out/search. `resnet56` needs $LILLIPUT_WEIGHTS/resnet56-cifar10.safetensors and CIFAR-10 where `lilliput data`
-finds it. `mobilenet` trains its own first. Latencies are those of the run itself, measured in turns with the uncompressed
+Every part can be stopped and goes on where it was; runs lie in out/search. `resnet56` needs
+$LILLIPUT_WEIGHTS/resnet56-cifar10.safetensors and CIFAR-10 where `lilliput data` finds it; bench/alone.py sets families alone
+beside it. `mobilenet` trains its own first. Latencies are those of the run itself, measured in turns with the uncompressed
 network: let nothing else run while it plans.
 """
 
@@ -24,13 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lilliput.search.candidates import FAMILIES
-
 ROOT = Path(__file__).parent.parent
 MAIN = "resnet56"
-GROUPS = {"channels": [f.name for f in FAMILIES if "channels" in f.name], "factors": ["factors"], "blocks": ["blocks"]}
-"""The families of the literature, and what the search calls its ways of each."""
-
 POLL = 20.0  # seconds
 KEPT, RESULT = ROOT / "out/search", ROOT / "bench/results/search.json"
 
@@ -73,23 +67,6 @@ def search(name: str, command: list[str], args: argparse.Namespace) -> None:
     print(f"{name}: exit {done.returncode}, {out / 'report.html'}")
 
 
-def beaten(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> int:
-    """How many points of a front are beaten: another point costs no more in any respect, and less in one."""
-
-    def costs(point: dict[str, Any]) -> tuple[float, ...]:
-        return point["bytes"], point["ratio"], -point["accuracy"]
-
-    def beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-        return a != b and all(x <= y for x, y in zip(a, b, strict=True))
-
-    return sum(any(beats(costs(q), costs(p)) for q in theirs) for p in ours if not p["dominated"])
-
-
-def outer(front: list[dict[str, Any]]) -> int:
-    """How many points of a run nothing in it beats."""
-    return sum(not point["dominated"] for point in front)
-
-
 def table() -> None:
     """The verdict of every run that is there, and its front, beside those of runs whose folders are gone."""
     rows: dict[str, Any] = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else {}
@@ -108,13 +85,6 @@ def table() -> None:
         row = rows[path.parent.name]
         print(f"{path.parent.name:28} {row['bytes']:9,} bytes  {row['ratio']:.2f}x  {100 * row['accuracy']:.2f} % "
               f"(before {100 * row['accuracy_before']:.2f} %)  {'; '.join(row['failures']) or 'met'}")  # fmt: skip
-    together = rows.get(MAIN)
-    for name, row in rows.items():
-        if together and name.startswith(f"{MAIN}-") and row["hours"] == together["hours"]:
-            row["beats"], row["of"] = beaten(together["front"], row["front"]), outer(together["front"])
-            row["beaten"], row["points"] = beaten(row["front"], together["front"]), outer(row["front"])
-            print(f"{name}: beats {row['beats']} of the {row['of']} points of the front that all families draw together, "
-                  f"which beats {row['beaten']} of its {row['points']}")  # fmt: skip
     RESULT.write_text(json.dumps({"runs": rows}, indent=2) + "\n")
     print(RESULT.relative_to(ROOT))
 
@@ -122,8 +92,7 @@ def table() -> None:
 def main() -> None:
     """One part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("resnet56", "mobilenet", "family", "table"), nargs="?", default="table")
-    parser.add_argument("family", nargs="?", choices=GROUPS)
+    parser.add_argument("part", choices=("resnet56", "mobilenet", "table"), nargs="?", default="table")
     parser.add_argument("--hours", type=float)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
@@ -131,11 +100,6 @@ def main() -> None:
     args.hours = args.hours or {"mobilenet": 1.0}.get(args.part, 1.5)
     if args.part == "table":
         table()
-    elif args.part == "family" and args.family:
-        alone = [word for name in GROUPS[args.family] for word in ("--family", name)]
-        search(f"{MAIN}-{args.family}", [*resnet56(args), *alone], args)
-    elif args.part == "family":
-        parser.error("which family?")
     else:
         search(args.part, {"resnet56": resnet56, "mobilenet": mobilenet}[args.part](args), args)
 

@@ -20,7 +20,7 @@ from lilliput.export import export
 from lilliput.export.running import LayerKernel, running
 from lilliput.kernels.break_even import full_of_zeros
 from lilliput.measure import lite, phone
-from lilliput.measure.exports import time_exports
+from lilliput.measure.exports import SESSIONS, time_exports
 from lilliput.measure.latency import Latency, Ratio, time_modules
 from lilliput.measure.layer_times import LayerTime, layer_times
 from lilliput.measure.shape_times import LayerShape, ShapeTimes
@@ -28,7 +28,7 @@ from lilliput.measure.shape_times import LayerShape, ShapeTimes
 FILES = {"onnxruntime": ".onnx", "executorch": ".pte", "litert": ".tflite"}
 RUNTIMES = (*FILES, "torch")
 _OPTIONAL = {"executorch": phone.runtime, "litert": lite.runtime}
-_SECONDS, _SESSIONS = 10.0, 3
+_SECONDS = 10.0
 
 
 def latency(model_or_file: nn.Module | str | Path, example: Tensor, runtime: str = "onnxruntime", threads: int = 1) -> Latency:
@@ -107,12 +107,11 @@ class Clock:
     def ratio(self, model: nn.Module, baseline: nn.Module) -> float:
         """The time of a model as a share of the baseline's: both measured in turns, once for each pair of structures.
 
-        The median of several measurements, each with sessions of its own: where a session's memory happens to lie changes
-        small networks by some percent, for as long as the session lives.
+        The median of several measurements, each with sessions of its own (`SESSIONS`).
         """
         key = (structure(model), structure(baseline))
         if key not in self._ratios:
-            each = [self.compare({"it": model, "baseline": baseline}, _SECONDS / _SESSIONS) for _ in range(_SESSIONS)]
+            each = [self.compare({"it": model, "baseline": baseline}, _SECONDS / SESSIONS) for _ in range(SESSIONS)]
             self._ratios[key] = statistics.median(Ratio.of(times["it"], times["baseline"]).median for times in each)
         return self._ratios[key]
 

@@ -14,7 +14,7 @@ from lilliput.evaluate import evaluate
 from lilliput.export import export
 from lilliput.export.files import readers
 from lilliput.job import check_fit
-from lilliput.measure import Latency, Ratio, time_exports
+from lilliput.measure import SESSIONS, Latency, Ratio, time_exports
 from lilliput.measure.accuracy import Accuracy
 from lilliput.measure.chance import difference, mcnemar
 from lilliput.report import answers
@@ -74,7 +74,7 @@ def compare(files: Sequence[str | Path], task: Task, *, threads: int = 1, trust:
     with tempfile.TemporaryDirectory() as folder:
         ready = {str(file): _ready(file, task, Path(folder) / f"{number}.onnx", trust) for number, file in enumerate(named)}
         scores = [evaluate(ready[str(file)], task, "test") for file in named]
-        times = time_exports(ready, task.example(), threads=threads)
+        times = time_exports(ready, task.example(), threads=threads, sessions=SESSIONS)
     first = times[str(named[0])]
     return [
         _beside(file, score, scores[0], times[str(file)], Ratio.of(times[str(file)], first))

@@ -24,7 +24,7 @@ from lilliput.data.cache import root as cache_root
 from lilliput.errors import BudgetError, ConfigError, ModelError, at
 from lilliput.export import Exported, export
 from lilliput.export.onnx import predictor
-from lilliput.measure import hardware, profile, time_files, versions
+from lilliput.measure import SESSIONS, hardware, profile, time_exports, versions
 from lilliput.measure.accuracy import Accuracy, accuracy
 from lilliput.recipe import Bench, Recipe, Run, look, prefix_id, run, start_text
 from lilliput.search import Budget, Effort, Proposal, Remembered, Search, propose
@@ -168,6 +168,7 @@ class _Compression:
         self.say = settings.say
         self.example = task.example()
         self.storable = record(model).architecture is not None
+        self.start = prefix_id([start_text(self.model, task)])
 
     def go(self, recipe: Recipe | None) -> Result:
         """All of it."""
@@ -200,7 +201,7 @@ class _Compression:
         """The folder, and a log of this run alone, unless it goes on. What an earlier run left stays until it is replaced."""
         self.out.mkdir(parents=True, exist_ok=True)
         log = self.out / "log.jsonl"
-        first = {"event": "run", "start": prefix_id([start_text(self.model, self.task)]), "seed": self.settings.seed}
+        first = {"event": "run", "start": self.start, "seed": self.settings.seed}
         line = json.dumps(first)
         if not log.exists() or log.read_text().partition("\n")[0] != line:
             log.write_text(line + "\n")
@@ -218,7 +219,7 @@ class _Compression:
         before = self._measure(self.model, "baseline")
         after = self._measure(made.model, "model")
         files = {"baseline": before.exported.path, "compressed": after.exported.path}
-        times = time_files(files, self.example, threads=self.settings.threads)
+        times = time_exports(files, self.example, threads=self.settings.threads, sessions=SESSIONS)
         rows = {"baseline": before.row(times["baseline"]), "compressed": after.row(times["compressed"])}
         rows["compressed"]["answers"] = report.answers(before.test.hits, after.test.hits)
         failures = self.budget.failures(rows["baseline"], rows["compressed"])
@@ -255,10 +256,9 @@ class _Compression:
             "model": record(self.model).architecture or type(self.model).__name__, "data": self.task.name,
             "classes": list(self.task.class_names), "command": self.settings.command,
             "images": {split: len(getattr(self.task, split)) for split in ("train", "val", "test")},
-            "start": prefix_id([start_text(self.model, self.task)]),
+            "start": self.start,
             "per_class": {"baseline": before.test.to_json()["per_class"], "compressed": after.test.to_json()["per_class"]},
             "layers": {"baseline": before.profile.to_json()["layers"], "compressed": after.profile.to_json()["layers"]},
-            "answers": report.answers(before.test.hits, after.test.hits),
             **report.inside({"baseline": (self.model, before.exported.path), "compressed": (made.model, after.exported.path)},
                             self.example, self.settings.threads),
             "tried": tried,

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lilliput.errors import ConfigError, ModelError
+from lilliput.measure import exports, time_exports
 from lilliput.measure.latency import (
     Latency,
     Ratio,
@@ -205,6 +206,22 @@ def test_files_are_timed_in_turns(file: Path) -> None:
     found = time_files({"one": file, "two": str(file)}, EXAMPLE, runs=5)
     assert list(found) == ["one", "two"] and found["one"].runtime == "onnxruntime"
     assert found["one"].runs == 5 and Ratio.of(found["one"], found["two"]).pairs == 5
+
+
+def test_samples_of_several_sessions_are_taken_together_and_still_pair(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = list[object]()
+    monkeypatch.setattr(exports, "file_call", lambda path, example, threads: opened.append(path) or (lambda: None))
+    monkeypatch.setattr(exports, "_RUN_BY", {})
+    found = time_exports({"one": file, "two": file}, EXAMPLE[0], runs=5, sessions=3)
+    assert len(opened) == 6 and {each.runs for each in found.values()} == {15}
+    assert Ratio.of(found["one"], found["two"]).pairs == 15
+
+
+@given(st.lists(st.lists(st.floats(1e-6, 1e-1), min_size=1, max_size=9), min_size=1, max_size=4))
+def test_pooled_samples_are_all_of_them_in_their_order(parts: list[list[float]]) -> None:
+    found = Latency.pooled([Latency.of(part, runtime="torch", threads=2) for part in parts])
+    assert found.samples == pytest.approx([1e3 * s for part in parts for s in part])
+    assert (found.runs, found.runtime, found.threads) == (sum(map(len, parts)), "torch", 2)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -70,6 +70,7 @@ def metrics() -> dict[str, Any]:
             "accuracy": 0.9395, "accuracy_interval": [0.9347, 0.944], "val_accuracy": 0.9402, "params": 241_330,
             "macs": 38_104_320, "file_bytes": 249_400, "onnx_bytes": 241_910, "peak_activation_bytes": 65_536,
             "latency_ms": {"median": 1.571, "p10": 1.55, "p90": 1.66, **how},
+            "answers": {"total": 10_000, "lost": 203, "gained": 161},
         },
         "device": {
             "cpu": "A Made-Up Processor 9000", "architecture": "x86_64", "cores": 2, "memory_bytes": 8_200_000_000,
@@ -182,7 +183,7 @@ def details() -> dict[str, Any]:
         "layers": {side: layers(side) for side in WIDTHS}, "tried": tried(),
         "weights": {side: histograms(side) for side in WIDTHS}, "times": {side: times(side) for side in WIDTHS},
         "ranks": {"baseline": {}, "compressed": {}}, "contents": CONTENTS,
-        "digest": "0123456789ab", "answers": {"total": 10_000, "lost": 203, "gained": 161},
+        "digest": "0123456789ab",
         "stages": [
             {"step": "prune.channels(keep=0.5)", "seconds": 0.42, "reused": True, "edits": 167, "history": []},
             {"step": "batchnorm()", "seconds": 3.1, "reused": True, "edits": 0, "history": []},

@@ -2,13 +2,14 @@
 
 from lilliput.measure.counts import Layer, Profile, profile
 from lilliput.measure.energy import Energy, energy
-from lilliput.measure.exports import time_exports
+from lilliput.measure.exports import SESSIONS, time_exports
 from lilliput.measure.hardware import hardware, versions
 from lilliput.measure.latency import Latency, Ratio, interleave, session, time_files, time_modules
 from lilliput.measure.layer_times import LayerTime, layer_times
 from lilliput.measure.stages import Stage, Stages, stages
 
 __all__ = [
+    "SESSIONS",
     "Energy",
     "Latency",
     "Layer",

@@ -13,15 +13,28 @@ from lilliput.measure.lite import Lite
 from lilliput.measure.phone import Phone
 
 Call = Callable[[], object]
+SESSIONS = 3
+"""In which a time that is told is measured: where a session's memory happens to lie changes small networks by some percent for
+as long as it lives, and what else runs on the machine for a second or two is in one of them alone."""
 
 
 def time_exports(
-    files: Mapping[str, str | Path], example: Tensor, *, threads: int = 1, runs: int | None = None, seconds: float = 10.0
-) -> dict[str, Latency]:
+    files: Mapping[str, str | Path], example: Tensor, *, threads: int = 1, runs: int | None = None, seconds: float = 10.0,
+    sessions: int = 1,
+) -> dict[str, Latency]:  # fmt: skip
     """Time files in turns, each on its runtime: a `.pte` on ExecuTorch, a `.tflite` on LiteRT, any other on ONNX Runtime.
 
-    Raises `ModelError` for a file that is missing, cannot be read, or does not take the example.
+    `runs` of each of `sessions` and `seconds` of all together, as in `interleave`; a session opens the files anew, and the
+    samples of all are taken together. Raises `ModelError` for a file that is missing, cannot be read, or does not take the
+    example.
     """
+    parts = [_session(files, example, threads, runs, seconds / sessions) for _ in range(sessions)]
+    return {name: Latency.pooled([part[name] for part in parts]) for name in files}
+
+
+def _session(
+    files: Mapping[str, str | Path], example: Tensor, threads: int, runs: int | None, seconds: float
+) -> dict[str, Latency]:
     ways = {name: _RUN_BY.get(Path(path).suffix, ("onnxruntime", file_call)) for name, path in files.items()}
     calls = {name: ways[name][1](Path(path), example, threads) for name, path in files.items()}
     found = interleave(calls, runs=runs, seconds=seconds, threads=threads)

@@ -11,7 +11,7 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +50,17 @@ class Latency:
         """Summarise samples given in seconds."""
         low, middle, high = (round(1e3 * quantile(seconds, q), 6) for q in (0.1, 0.5, 0.9))
         return Latency(middle, low, high, len(seconds), runtime, threads, tuple(1e3 * s for s in seconds))
+
+    @staticmethod
+    def pooled(parts: Sequence[Latency]) -> Latency:
+        """All samples of several measurements together, in their order, so that those of two contestants still pair.
+
+        >>> one = Latency.of([0.001, 0.002], runtime="torch", threads=1)
+        >>> Latency.pooled([one, one]).runs
+        4
+        """
+        seconds = [1e-3 * ms for part in parts for ms in part.samples]
+        return Latency.of(seconds, runtime=parts[0].runtime, threads=parts[0].threads)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, without the samples."""

@@ -40,10 +40,10 @@ def section(outcome: Outcome) -> Section:
 
 def _answers(outcome: Outcome) -> list[Part]:
     """How many images are answered otherwise now, and whether that could be chance."""
-    found = mapping(outcome.details.get("answers"))
+    found = mapping(outcome.after.get("answers"))
     total, lost, gained = (number(found.get(key)) for key in ("total", "lost", "gained"))
     if total is None or lost is None or gained is None or min(lost, gained) < 0 or lost + gained > total:
-        return []
+        return [Prose("Which answers changed was not recorded.")]
     if not lost + gained:
         return [Prose(f"All {plural(int(total), 'test image')} are answered as rightly or wrongly as before.")]
     text = (
