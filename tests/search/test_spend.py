@@ -24,6 +24,7 @@ from lilliput.core.layers import Mapped
 from lilliput.errors import ConfigError, UnknownName
 from lilliput.kernels import Worth
 from lilliput.measure import Latency
+from lilliput.prune import Weights as Zeros
 from lilliput.recipe import Bench, Recipe, Student, run
 from lilliput.search import Budget, Effort, Proposal, Remembered, Search
 from lilliput.search.candidates import FAMILIES, Candidate, widths
@@ -258,6 +259,15 @@ def test_zeros_are_made_where_a_kernel_gains_and_nowhere_else(tmp_path: Path, mo
     for i, layer in enumerate(layers):
         halves[i >= len(layers) // 2].append(bool((layer.weight == 0).any()))
     assert all(halves[True]) and not any(halves[False])
+    first, *_ = found.steps([2], it.fit)
+    assert isinstance(first, Zeros) and first.rate == 0  # they leave while it trains, and in the end as many as were planned
+    trained = run(it.model, Recipe(found.steps([2], it.fit)), it.bench).model
+    assert [zeros(m) for m in trained.modules()] == [zeros(m) for m in made.modules()]
+
+
+def zeros(module: nn.Module) -> int:
+    """Weights of a convolution that are zero."""
+    return int((module.weight == 0).sum()) if isinstance(module, nn.Conv2d) else 0
 
 
 def test_no_zeros_where_no_kernel_gains_or_the_file_makes_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

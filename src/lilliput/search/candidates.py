@@ -13,7 +13,7 @@ from lilliput.core.method import Method
 from lilliput.distill import Hinton
 from lilliput.factor import Factorize
 from lilliput.opening import open_model
-from lilliput.prune import Channels, Layers, Weights
+from lilliput.prune import Channels, Layers, Weights, gradual
 from lilliput.quant import Quantize
 from lilliput.quant.hold import HoldBits
 from lilliput.quant.rate import RateQuantize
@@ -25,6 +25,7 @@ from lilliput.zoo.slimmable import Slimmable
 
 PENALTY = 2.0  # the loss that a bit a weight is worth; a tenth of it changes nothing that counts
 DENSEST = 0.25  # of the weights stay, where the family of zeros begins: with more of them no kernel gains
+LEFT = 0.6  # of the first training, when the last weights leave
 SLOWER = 0.4  # of the learning rate of floats, for rounded weights: five epochs at all of it end with more loss than two
 
 
@@ -144,19 +145,23 @@ class Candidate:
         """
         first, *later = (self._fit(fit, n, hold if k else None) for k, n in enumerate(epochs))
         between = () if grid is None else (Bake(), replace(grid, norms="keep"))
-        return (*self._shaped(fit, epochs[0]), first, *between, *later)
+        return (*self._begun(fit, first), *between, *later)
 
     @property
     def supernet(self) -> bool:
         """Whether it is a part of a network that is trained first, once for all of its widths."""
         return {Student, Slim} <= {type(step) for step in self.shape}
 
-    def _shaped(self, fit: Fit, epochs: int) -> tuple[Config, ...]:
-        """The shape, with the training of the supernet that it is taken from, for as long as the first rung."""
-        if not self.supernet:
-            return self.shape
-        together = replace(fit, epochs=epochs, distill=fit.distill or Hinton(), callbacks=(*fit.callbacks, Widths()))
-        return (self.shape[0], together, *self.shape[1:])
+    def _begun(self, fit: Fit, first: Fit) -> tuple[Config, ...]:
+        """The shape and its first training, in which weights leave one after the other; a supernet that the shape is taken from
+        is trained before, for as long."""
+        if self.supernet:
+            together = replace(first, callbacks=(*fit.callbacks, Widths()))
+            return (self.shape[0], together, *self.shape[1:], first)
+        start = self.shape[0] if self.shape else None
+        if isinstance(start, Weights):
+            return tuple(gradual(start, first, every=1, until=LEFT))
+        return (*self.shape, first)
 
     def _fit(self, fit: Fit, epochs: int, hold: HoldBits | None) -> Fit:
         """One training; that of rounded weights is slower, and brings its own penalty."""
