@@ -303,7 +303,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/benchmarks.md": {"benchmarks": lambda: benchmarks(PAGES)},
     "docs/recipes.md": {"recipes": recipes},
     "docs/index.md": {"newcomer": tables.newcomer},
-    "docs/search.md": {"searches": tables.searches, "kills": tables.kills, "reports": tables.reports},
+    "docs/search.md": {"searches": tables.searches, "alone": tables.alone, "kills": tables.kills, "reports": tables.reports},
     "docs/kernels.md": {"kernels": kernels, "binary_peers": binary_peers, "sparse_latency": sparse_latency},
 }
 """What is generated: pages, and in each the text between `<!-- NAME:begin -->` and `<!-- NAME:end -->`."""
