@@ -321,7 +321,7 @@ def alone() -> str:
                      f"{100 * run['test']:.2f}", str(run["epochs"]), f"{run['beats']} of {run['of']}"))  # fmt: skip
     head = ("ResNet-56", "`.lil`, bytes", "of the time", "validation, %", "test, %", "epochs", "points of the front beaten")
     first = next(iter(result.values()))
-    return page(grid(head, rows), [f"{first['hours']:g} hours each. {machine(first)}"])
+    return page(grid(head, rows), [f"Epochs that {first['hours']:g} hours hold, 60 at most. {machine(first)}"])
 
 
 def kills() -> str:
