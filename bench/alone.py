@@ -13,10 +13,10 @@ out/alone, can be stopped and go on; they need $LILLIPUT_WEIGHTS/resnet56-cifar1
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,6 @@ from lilliput.opening import open_model
 from lilliput.prune import Channels, Layers, Weights, gradual
 from lilliput.recipe import Bench, run
 from lilliput.search.gentle import file_bytes
-from lilliput.search.planning import epoch_seconds
 
 ROOT = Path(__file__).parent.parent
 KEPT, RESULT, SEARCH = ROOT / "out/alone", ROOT / "bench/results/alone.json", ROOT / "bench/results/search.json"
@@ -88,6 +87,15 @@ def gentlest(family: Alone, model: nn.Module, on: Bench, target: int) -> tuple[C
     return family.shape(best), sizes[best]
 
 
+def epoch_seconds(family: Alone, shape: Config, model: nn.Module, on: Bench) -> float:
+    """How long an epoch takes once the teacher's answers are stored: one is trained, without a teacher, and dropped."""
+    with tempfile.TemporaryDirectory() as folder:
+        steps = family.trained(shape, lp.Fit(epochs=1, precision=FIT.precision))
+        begun = time.perf_counter()
+        run(model, lp.Recipe(tuple(steps)), Bench(on.task, Path(folder), 0))
+    return time.perf_counter() - begun
+
+
 def asked(name: str, hours: float) -> dict[str, Any]:
     """What is to be run, decided once."""
     kept = KEPT / name / "asked.json"
@@ -97,8 +105,7 @@ def asked(name: str, hours: float) -> dict[str, Any]:
     on = Bench(open_task("cifar10"), KEPT / "store", 0)
     model = open_model("resnet56", weights=weights()[1]).eval()
     shape, size = gentlest(ALONE[name], model, on, target)
-    shaped = run(model, lp.Recipe([shape, lp.BatchNorm()]), on).model
-    epoch = epoch_seconds(copy.deepcopy(shaped), on, FIT)
+    epoch = epoch_seconds(ALONE[name], shape, model, on)
     fit = lp.Fit(**{**vars(FIT), "epochs": max(1, min(EPOCHS, int(3600 * hours / epoch)))})
     recipe = lp.Recipe(tuple(ALONE[name].trained(shape, fit)))
     found = {"family": name, "hours": hours, "target": target, "planned_bytes": size, "epoch_seconds": epoch,
