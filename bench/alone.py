@@ -36,7 +36,7 @@ from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
 from lilliput.prune import Channels, Layers, Weights, gradual
 from lilliput.recipe import Bench, run
-from lilliput.search.gentle import file_bytes
+from lilliput.store import file_bytes
 
 ROOT = Path(__file__).parent.parent
 KEPT, RESULT, SEARCH = ROOT / "out/alone", ROOT / "bench/results/alone.json", ROOT / "bench/results/search.json"

@@ -26,7 +26,7 @@ from lilliput.export import Exported, export
 from lilliput.export.onnx import predictor
 from lilliput.measure import SESSIONS, hardware, profile, time_exports, versions
 from lilliput.measure.accuracy import Accuracy, accuracy
-from lilliput.recipe import Bench, Recipe, Run, look, prefix_id, run, start_text
+from lilliput.recipe import Bench, Recipe, Run, prefix_id, run, start_text
 from lilliput.search import Budget, Effort, Proposal, Remembered, Search, propose
 from lilliput.store import save
 from lilliput.train import Event, Fit, Machine, Watch
@@ -193,7 +193,7 @@ class _Compression:
         effort = self.settings.effort
         if effort is None:
             self.say("looking for the gentlest recipe that meets the budget")
-            return propose(self.model, self.task, look(bench), self.budget, clock, epochs=self.settings.epochs, say=self.say)
+            return propose(self.model, bench, self.budget, clock, epochs=self.settings.epochs, say=self.say)
         known = _remembered(self.model, self.task, clock, self.out / "search")
         return Search(self.model, replace(bench, clock=known), known, self.budget, effort, self.out / "search", self.say).go()
 
@@ -248,10 +248,6 @@ class _Compression:
     def _details(
         self, made: Run, proposal: Proposal | None, before: _Measured, after: _Measured, failures: list[str]
     ) -> dict[str, Any]:
-        chosen = [s.step.text() for s in made.stages]
-        tried = [t.to_json() for t in proposal.tried] if proposal else []
-        for row in tried:
-            row.setdefault("chosen", bool(row["methods"]) and all(m in chosen for m in row["methods"]) and row["meets"])
         return {
             "model": record(self.model).architecture or type(self.model).__name__, "data": self.task.name,
             "classes": list(self.task.class_names), "command": self.settings.command,
@@ -261,7 +257,7 @@ class _Compression:
             "layers": {"baseline": before.profile.to_json()["layers"], "compressed": after.profile.to_json()["layers"]},
             **report.inside({"baseline": (self.model, before.exported.path), "compressed": (made.model, after.exported.path)},
                             self.example, self.settings.threads),
-            "tried": tried,
+            "tried": [t.to_json() for t in proposal.tried] if proposal else [],
             "stages": [
                 {"step": s.step.text(), "id": s.id, "seconds": round(s.seconds, 2), "reused": s.reused, "edits": len(s.edits),
                  "history": s.history} for s in made.stages

@@ -10,19 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from lilliput import kernels
+from lilliput.config import Config
 from lilliput.core.layers import Mapped
-from lilliput.core.method import Look
 from lilliput.errors import ConfigError
 from lilliput.measure import Latency
 from lilliput.prune import Channels
 from lilliput.quant import Quantize
+from lilliput.quant.rate import RateQuantize
+from lilliput.recipe import Bench, run
 from lilliput.search import Budget, Limit, Proposal, propose
+from lilliput.store import file_bytes
+from lilliput.train import Fit
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from small import network, task
 
+native = pytest.mark.skipif(kernels.backend() != "native", reason="only the native core rounds")
 
-class Bench:
+
+class Priced:
     """A clock that charges a microsecond a convolution weight, and less for integers: exact, so that choices are known."""
 
     def __init__(self, integers: float) -> None:
@@ -37,21 +44,28 @@ class Bench:
         return price * sum(m.weight.numel() for m in layers) / 1000
 
 
-def found(budget: Budget, integers: float = 0.6) -> tuple[Proposal, list[str]]:
+def found(budget: Budget, root: Path, integers: float = 0.6) -> tuple[Proposal, list[str]]:
     said: list[str] = []
-    data = task()
-    look = Look(data.example(), data.calibration(), data.loss)
-    made = propose(network(1.0).eval(), data, look, budget, Bench(integers), epochs=3, say=said.append)
+    made = propose(network(1.0).eval(), Bench(task(), root), budget, Priced(integers), epochs=3, say=said.append)
     return made, said
 
 
-def test_int8_alone_is_proposed_where_it_is_enough() -> None:
-    made, _ = found(Budget.read(latency="0.65x"))
+def made_bytes(made: Proposal, root: Path) -> int:
+    """The file of what the recipe makes."""
+    return file_bytes(run(network(1.0).eval(), made.recipe, Bench(task(), root)).model)
+
+
+def kinds(made: Proposal) -> list[type[Config]]:
+    return [type(step) for step in made.recipe.steps]
+
+
+def test_int8_alone_is_proposed_where_it_is_enough(tmp_path: Path) -> None:
+    made, _ = found(Budget.read(latency="0.65x"), tmp_path)
     assert made.reachable and made.recipe.steps == (Quantize(),)
 
 
-def test_channels_leave_where_int8_is_not_enough_and_no_more_than_needed() -> None:
-    made, _ = found(Budget.read(latency="0.5x"))
+def test_channels_leave_where_int8_is_not_enough_and_no_more_than_needed(tmp_path: Path) -> None:
+    made, _ = found(Budget.read(latency="0.5x"), tmp_path)
     methods = [type(s) for s in made.recipe.steps]
     assert made.reachable and methods[0] is Channels and methods[-1] is Quantize and len(methods) == 4
     chosen = [t for t in made.tried if t.meets]
@@ -60,26 +74,63 @@ def test_channels_leave_where_int8_is_not_enough_and_no_more_than_needed() -> No
     assert all(t.ratio > chosen[0].ratio for t in gentler)
 
 
-def test_int8_is_left_out_where_it_is_slower() -> None:
-    made, said = found(Budget.read(latency="0.8x"), integers=1.2)
+def test_int8_is_left_out_where_it_is_slower(tmp_path: Path) -> None:
+    made, said = found(Budget.read(latency="0.8x"), tmp_path, integers=1.2)
     assert made.reachable and Quantize() not in made.recipe.steps
     assert any("int8 is not faster" in line for line in said)
 
 
-def test_what_cannot_be_reached_is_said_and_the_nearest_is_proposed() -> None:
-    made, _ = found(Budget.read(latency="0.001x"))
+def test_what_cannot_be_reached_is_said_and_the_nearest_is_proposed(tmp_path: Path) -> None:
+    made, _ = found(Budget.read(latency="0.001x"), tmp_path)
     assert not made.reachable and not any(t.meets for t in made.tried)
     assert made.recipe.steps
 
 
-def test_a_size_budget_alone_works() -> None:
-    made, _ = found(Budget.read(size="60kB"))
-    assert made.reachable
-    assert min(t.bytes for t in made.tried if t.meets) <= 60_000
+@native
+@pytest.mark.parametrize("latency", [None, "0.65x"])
+def test_a_file_that_is_too_large_is_rounded_and_trained_as_it_was(latency: str | None, tmp_path: Path) -> None:
+    made, _ = found(Budget.read(size="40kB", latency=latency), tmp_path)
+    (chosen,) = [t for t in made.tried if t.chosen]
+    assert made.reachable and chosen.rounded and chosen.shrink is None and chosen.int8
+    assert kinds(made).count(Fit) == 2 and kinds(made)[-1] is Quantize
+    (grid,) = [s for s in made.recipe.steps if isinstance(s, RateQuantize)]
+    assert grid.norms == "keep"
+    assert made_bytes(made, tmp_path) <= 40_000
 
 
-def test_accuracy_alone_takes_the_fastest_that_keeps_it() -> None:
-    made, _ = found(Budget.read(max_drop=100.0))
+@native
+def test_it_is_not_trained_where_enough_is_known_without(tmp_path: Path) -> None:
+    made, _ = found(Budget.read(size="40kB", max_drop=100.0), tmp_path)
+    assert made.reachable and kinds(made) == [RateQuantize, Quantize]
+    (chosen,) = [t for t in made.tried if t.chosen]
+    assert made_bytes(made, tmp_path) == chosen.bytes <= 40_000
+
+
+@native
+def test_what_is_narrow_enough_to_be_fast_is_rounded_for_its_file(tmp_path: Path) -> None:
+    made, _ = found(Budget.read(size="20kB", latency="0.4x"), tmp_path)
+    (chosen,) = [t for t in made.tried if t.chosen]
+    same = [t for t in made.tried if t.shrink == chosen.shrink and t is not chosen]
+    assert chosen.shrink and chosen.rounded and len(same) == 1
+    assert same[0].bytes > 20_000 >= chosen.bytes and same[0].ratio == chosen.ratio <= 0.4 * 0.95
+    assert kinds(made)[0] is Channels and made_bytes(made, tmp_path) <= 20_000
+
+
+@native
+def test_floats_are_rounded_where_integers_are_slower(tmp_path: Path) -> None:
+    made, _ = found(Budget.read(size="40kB", latency="1.1x", max_drop=100.0), tmp_path, integers=1.3)
+    assert made.reachable and kinds(made) == [RateQuantize]
+
+
+@native
+def test_what_no_step_can_round_so_small_is_said_and_channels_leave(tmp_path: Path) -> None:
+    made, said = found(Budget.read(size="1kB"), tmp_path)
+    assert any(line.startswith("rounded for the file: no step") for line in said)
+    assert any(t.shrink for t in made.tried)
+
+
+def test_accuracy_alone_takes_the_fastest_that_keeps_it(tmp_path: Path) -> None:
+    made, _ = found(Budget.read(max_drop=100.0), tmp_path)
     assert made.recipe.steps == (Quantize(),)
 
 

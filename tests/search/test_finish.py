@@ -21,7 +21,7 @@ from lilliput.quant.rate import RateQuantize
 from lilliput.recipe import Bench
 from lilliput.search.candidates import Candidate
 from lilliput.search.finish import Finisher
-from lilliput.search.gentle import file_bytes
+from lilliput.store import file_bytes
 from lilliput.train import Fit
 
 pytestmark = pytest.mark.skipif(kernels.backend() != "native", reason="only the native core rounds")

@@ -28,10 +28,11 @@ from lilliput.prune import Weights as Zeros
 from lilliput.recipe import Bench, Recipe, Student, run
 from lilliput.search import Budget, Effort, Proposal, Remembered, Search
 from lilliput.search.candidates import FAMILIES, Candidate, widths
-from lilliput.search.gentle import MARGIN, file_bytes
+from lilliput.search.gentle import MARGIN
 from lilliput.search.halving import Rung
 from lilliput.search.planning import CLOSE
 from lilliput.search.trials import Outcome
+from lilliput.store import file_bytes
 from lilliput.train import Fit
 
 pytest.importorskip("optuna", reason="a search by hours needs Optuna")

@@ -18,8 +18,8 @@ from lilliput.quant.hold import WIDEST, HoldBits, coded
 from lilliput.quant.rate import RateQuantize
 from lilliput.recipe import Bake, Bench, Recipe, run
 from lilliput.search.candidates import Candidate
-from lilliput.search.gentle import file_bytes
 from lilliput.search.rate import pack
+from lilliput.store import file_bytes
 from lilliput.train import Fit
 
 Steps = tuple[Config, ...]

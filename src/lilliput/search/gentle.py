@@ -1,30 +1,29 @@
-"""The gentlest recipe that is measured to meet a budget, found without training anything."""
+"""The gentlest recipe that is measured to meet a budget, found without a search by training."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
 
-from lilliput.config import Config
-from lilliput.core.method import Look, Method
-from lilliput.core.record import record
-from lilliput.data import Task
+from lilliput.core.method import Method
 from lilliput.distill import Hinton
-from lilliput.errors import ConfigError, ModelError
+from lilliput.errors import BudgetError, ConfigError, EditError, ModelError, WorkError
 from lilliput.measure import Latency, profile
 from lilliput.measure.accuracy import accuracy
 from lilliput.prune import Channels
 from lilliput.quant import Quantize
-from lilliput.recipe import Recipe
+from lilliput.quant.rate import RateQuantize
+from lilliput.recipe import Bench, Recipe, look
 from lilliput.search.budget import Budget
-from lilliput.store import save
+from lilliput.search.candidates import RATE, RATE_INT8, Candidate
+from lilliput.search.finish import Finisher
+from lilliput.search.rate import pack
+from lilliput.store import file_bytes
 from lilliput.train import BatchNorm, Fit, reestimate
 
 SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
@@ -50,7 +49,7 @@ class Shown(Protocol):
 
 @dataclass(frozen=True)
 class Tried:
-    """A candidate and what was measured of it, before any training."""
+    """A candidate and what was measured of it, before any training; `rounded` where that is for the file."""
 
     shrink: Channels | None
     int8: bool
@@ -60,16 +59,19 @@ class Tried:
     meets: bool
     proxy: float | None = None
     memory: int = 0
+    rounded: RateQuantize | None = None
+    chosen: bool = False
 
     @property
     def methods(self) -> tuple[Method, ...]:
         """The methods of this candidate, in order."""
-        return tuple(m for m in (self.shrink, Quantize() if self.int8 else None) if m is not None)
+        integers = Quantize() if self.rounded is None else RATE_INT8.then[0]
+        return tuple(m for m in (self.shrink, self.rounded, integers if self.int8 else None) if m is not None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {"methods": [m.text() for m in self.methods], "ms": self.ms, "ratio": self.ratio, "bytes": self.bytes,
-                "memory": self.memory, "meets": self.meets, "proxy_accuracy": self.proxy}  # fmt: skip
+                "memory": self.memory, "meets": self.meets, "proxy_accuracy": self.proxy, "chosen": self.chosen}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,61 +85,45 @@ class Proposal:
 
 
 def propose(
-    model: nn.Module, task: Task, look: Look, budget: Budget, clock: Comparing, *, epochs: int, say: Callable[[str], None]
+    model: nn.Module, bench: Bench, budget: Budget, clock: Comparing, *, epochs: int, say: Callable[[str], None]
 ) -> Proposal:
-    """The gentlest recipe of this family that is measured to meet the size, latency and memory budgets.
+    """The gentlest recipe of a few that is measured to meet the size, latency and memory budgets.
 
     First what needs no training: the network as it is, and in int8. If int8 meets the budgets (and keeps its accuracy to
-    `max_drop` on the validation split), that is the recipe. Otherwise inner and all channels are thinned from wide to narrow,
-    in int8 where that is faster on this machine, until the network, exported and timed against the uncompressed one in the
-    same run, meets the budget; where both ways lead there, the validation accuracy right after pruning and batch norm
-    re-estimation decides. Nothing is chosen on the test split.
+    `max_drop` on the validation split), that is the recipe. Where only the file is too large, weights are rounded for just its
+    size, and trained as they were rounded unless `max_drop` is kept without. Otherwise inner and all channels are thinned from
+    wide to narrow, in int8 where that is faster on this machine, until the network, exported and timed against the uncompressed
+    one in the same run, meets the budget, or meets all of it but the file and is rounded for that; where both ways lead there,
+    the validation accuracy without training decides, after batch norm is estimated again. Nothing is chosen on the test split.
     """
-    finder = _Finder(model, task, look, budget, clock, say)
+    finder = _Finder(model, bench, budget, clock, say)
     tried = finder.search()
     able = [t for t in tried if t.meets]
-    if not able:
-        nearest = min(tried, key=finder.excess)
-        return Proposal(_recipe(nearest, epochs), tuple(tried), False)
-    best = max(able, key=finder.worth)
-    return Proposal(_recipe(best, epochs), tuple(tried), True)
-
-
-def _recipe(chosen: Tried, epochs: int) -> Recipe:
-    steps: list[Config] = []
-    if chosen.shrink is not None:
-        steps += [chosen.shrink, BatchNorm(), Fit(epochs=epochs, distill=Hinton())]
-    if chosen.int8:
-        steps.append(Quantize())
-    return Recipe(tuple(steps))
-
-
-def file_bytes(model: nn.Module) -> int:
-    """What a network's `.lil` weighs; its tensors alone where nothing says how to build the network again."""
-    if record(model).architecture is None:
-        return sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    with tempfile.TemporaryDirectory() as folder:
-        return save(model, Path(folder) / "model.lil")
+    best = max(able, key=finder.worth) if able else min(tried, key=finder.excess)
+    told = tuple(replace(t, chosen=t is best and t.meets) for t in tried)
+    return Proposal(finder.recipe(best, epochs), told, bool(able))
 
 
 class _Finder:
     """Measures candidates from the gentlest on."""
 
-    def __init__(
-        self, model: nn.Module, task: Task, look: Look, budget: Budget, clock: Comparing, say: Callable[[str], None]
-    ) -> None:
-        self.model, self.task, self.look, self.budget, self.clock, self.say = model, task, look, budget, clock, say
-        self.bytes, self.memory = file_bytes(model), profile(model, look.example).peak_activation_bytes
+    def __init__(self, model: nn.Module, bench: Bench, budget: Budget, clock: Comparing, say: Callable[[str], None]) -> None:
+        self.model, self.bench, self.budget, self.clock, self.say = model, bench, budget, clock, say
+        self.task, self.look = bench.task, look(bench)
+        self.start = {"bytes": file_bytes(model), "memory": profile(model, self.look.example).peak_activation_bytes}
 
     def search(self) -> list[Tried]:
         """What was tried, in order; those that meet the budget carry the accuracy they start from."""
         whole, int8 = self.measure(None, False), self.measure(None, True)
         if int8.meets or whole.meets:
             return [whole, int8]
-        return [whole, int8, *self.thinned(int8.ms < whole.ms or self.budget.latency is None)]
+        integers = int8.ms < whole.ms or self.budget.latency is None
+        if (rounded := self.rounded(int8 if integers else whole)) is not None:
+            return [whole, int8, rounded]
+        return [whole, int8, *self.thinned(integers)]
 
     def thinned(self, int8: bool) -> Iterable[Tried]:
-        """For inner and for all channels, candidates down to the first that meets the budget."""
+        """For inner and for all channels, candidates down to the first that meets the budget, rounded or not."""
         if not int8:
             self.say("int8 is not faster than floats here, so it is left out")
         for scope in ("inner", "all"):
@@ -146,6 +132,24 @@ class _Finder:
                 yield tried
                 if tried.meets:
                     break
+                if (rounded := self.rounded(tried)) is not None:
+                    yield rounded
+                    break
+
+    def rounded(self, tried: Tried) -> Tried | None:
+        """The candidate rounded for a file of just the size, where its file is all that is too large; times and memory stay."""
+        over = [name for name, share in self.taken(tried).items() if share > 1]
+        if over != ["size"]:
+            return None
+        then = (RATE_INT8 if tried.int8 else RATE).then
+        try:
+            found = pack(self.shaped(tried.shrink), self.task, size=self.size, seed=self.look.seed, then=then)
+        except (BudgetError, ConfigError, EditError, ModelError, WorkError) as error:
+            self.say(f"rounded for the file: {error}")
+            return None
+        made = replace(tried, rounded=found.method, bytes=found.bytes, proxy=self.accuracy(found.model), meets=True)
+        self._tell(made)
+        return made
 
     def shrinks(self, scope: str) -> Iterable[Channels]:
         """Uniform widths from wide to narrow, in multiples that blocked kernels like where the layers allow it."""
@@ -162,9 +166,7 @@ class _Finder:
 
     def measure(self, shrink: Channels | None, int8: bool) -> Tried:
         """Time a candidate against the uncompressed network; if it is fast and small enough, see how accurate it is."""
-        small = shrink(self.model, self.look) if shrink else self.model
-        if shrink is not None:
-            small = reestimate(small, self.task, BatchNorm())
+        small = self.shaped(shrink)
         small = Quantize()(small, self.look) if int8 else small
         times = self.clock.compare({"baseline": self.model, "candidate": small})
         was, now = times["baseline"].median_ms, times["candidate"].median_ms
@@ -176,29 +178,49 @@ class _Finder:
         self._tell(tried)
         return tried
 
+    def shaped(self, shrink: Channels | None) -> nn.Module:
+        """The network with its channels thinned, in floats."""
+        return self.model if shrink is None else reestimate(shrink(self.model, self.look), self.task, BatchNorm())
+
+    def recipe(self, chosen: Tried, epochs: int) -> Recipe:
+        """What makes a candidate, with the training that it wants."""
+        fit = Fit(batch_size=min(Fit().batch_size, len(self.task.train)))
+        shape = () if chosen.shrink is None else (chosen.shrink, BatchNorm())
+        if chosen.rounded is None:
+            trained = (replace(fit, epochs=epochs, distill=Hinton()),) if shape else ()
+            return Recipe((*shape, *trained, *(m for m in chosen.methods if m is not chosen.shrink)))
+        if not shape and self.budget.max_drop is not None and self.keeps(chosen.proxy or 0.0):
+            return Recipe(chosen.methods)
+        self.say(f"weights are rounded for the file halfway through {epochs} epochs, and trained as they were rounded")
+        ending = Candidate("rounded", shape, (RATE_INT8 if chosen.int8 else RATE).name)
+        return Recipe(Finisher(self.model, self.bench, fit, self.size)(ending, [epochs], None, only=True))
+
     def _tell(self, tried: Tried) -> None:
         name = ", ".join(m.text() for m in tried.methods) or "as it is"
         fate = ""
         if tried.proxy is not None:
-            state = "before training" if tried.shrink else "without training"
+            state = "before training" if tried.shrink or tried.rounded else "without training"
             fate = f", {100 * tried.proxy:.1f} % on validation {state}"
             fate += ", meets the budget" if tried.meets else ", too much is lost"
         self.say(f"{name}: {tried.ratio:.2f}x latency, {tried.bytes / 1000:,.0f} kB{fate}")
 
+    @property
+    def size(self) -> float | None:
+        """The bytes that a file may have."""
+        return None if self.budget.size is None else self.budget.size.of(self.start["bytes"])
+
+    def taken(self, tried: Tried) -> dict[str, float]:
+        """Size, latency and memory as shares of what is allowed, where they are limited."""
+        found = self.budget.taken(self.start, tried.bytes, tried.ms, tried.ratio, tried.memory)
+        return {name: share / MARGIN if name == "latency" else share for name, share in found.items()}
+
     def excess(self, tried: Tried) -> float:
-        """The worst of size, latency and memory as a share of what is allowed; at most 1 meets the budget."""
-        shares = [0.0]
-        if self.budget.latency is not None:
-            shares.append(tried.ms / (self.budget.latency.of(tried.ms / tried.ratio) * MARGIN))
-        if self.budget.size is not None:
-            shares.append(tried.bytes / self.budget.size.of(self.bytes))
-        if self.budget.memory is not None:
-            shares.append(tried.memory / self.budget.memory.of(self.memory))
-        return max(shares)
+        """The worst of them; at most 1 meets the budget."""
+        return max(self.taken(tried).values(), default=0.0)
 
     def keeps(self, found: float) -> bool:
         """Whether a network that will not be trained is accurate enough."""
-        return self.budget.max_drop is None or 100 * (self.start - found) <= self.budget.max_drop
+        return self.budget.max_drop is None or 100 * (self.right - found) <= self.budget.max_drop
 
     def worth(self, tried: Tried) -> float:
         """What is compared between candidates that meet the budget: accuracy, or speed where only accuracy is limited."""
@@ -207,7 +229,7 @@ class _Finder:
         return tried.proxy or 0.0
 
     @cached_property
-    def start(self) -> float:
+    def right(self) -> float:
         """Validation accuracy of the uncompressed network, on the images candidates are seen on."""
         return self.accuracy(self.model)
 

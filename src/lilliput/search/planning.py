@@ -18,8 +18,9 @@ from lilliput.measure.accuracy import accuracy
 from lilliput.recipe import Bench, Recipe, Student, look, run
 from lilliput.search.budget import Budget
 from lilliput.search.candidates import FAMILIES, FLOAT, INT8, RATE, RATE_INT8, Candidate, Family, Finish, distinct
-from lilliput.search.gentle import MARGIN, file_bytes
+from lilliput.search.gentle import MARGIN
 from lilliput.search.remembered import Remembered
+from lilliput.store import file_bytes
 from lilliput.supernet import Slim
 from lilliput.train import Fit, fabric_of
 

@@ -22,13 +22,14 @@ from lilliput.recipe import Bench, Recipe, Student, look, prefix_id, run, start_
 from lilliput.search.budget import Budget
 from lilliput.search.candidates import FAMILIES, Candidate, students, widths
 from lilliput.search.finish import Finisher
-from lilliput.search.gentle import Proposal, file_bytes
+from lilliput.search.gentle import Proposal
 from lilliput.search.halving import Rung, due, filling, rungs
 from lilliput.search.planning import VERDICTS, Planner, epoch_seconds
 from lilliput.search.remembered import Remembered
 from lilliput.search.rows import Row, front
 from lilliput.search.trials import Outcome, Trials
 from lilliput.search.workers import cores, follow_parent, helpers
+from lilliput.store import file_bytes
 from lilliput.train import Fit
 
 PLANS = "plans 2"  # the form they are stored in: one of another form is another search's

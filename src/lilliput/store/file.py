@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,6 +63,14 @@ def save(
     with at(str(path)):
         version = PLAIN if coder == "plain" else CODED
         return write(path, Header(kept.to_json(), sections, codes, tied), payloads, version)
+
+
+def file_bytes(model: nn.Module) -> int:
+    """What a network's `.lil` weighs; its tensors alone where nothing says how to build the network again."""
+    if record(model).architecture is None:
+        return sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    with tempfile.TemporaryDirectory() as folder:
+        return save(model, Path(folder) / "model.lil")
 
 
 def load(source: Source, *, trust: bool = False) -> nn.Module:
