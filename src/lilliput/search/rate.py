@@ -123,7 +123,7 @@ class _Search:
         while True:
             found = self.filling(size - more)
             if found is None or self.more(found) <= more:
-                return None if found is None else 2.0**found
+                return None if found is None else _step(found)
             more = self.more(found)
 
     def filling(self, size: float) -> float | None:
@@ -138,14 +138,14 @@ class _Search:
             place = _next(known)
             if place is None or place in known:  # near enough, or an end of the range
                 break
-            self.sizes[place] = self.bytes(self.rounded(2.0**place))
-            self.say(f"rounded in steps of {2.0**place:.3g}: {self.sizes[place]:,} of {size:,.0f} bytes")
+            self.sizes[place] = self.bytes(self.rounded(_step(place)))
+            self.say(f"rounded in steps of {_step(place):.3g}: {self.sizes[place]:,} of {size:,.0f} bytes")
         return min((place for place, many in self.sizes.items() if many <= size), default=None)
 
     def more(self, place: float) -> int:
         """The bytes that what follows adds to the file of a step, whose own it notes."""
         if place not in self.added:
-            rounded = self.rounded(2.0**place)
+            rounded = self.rounded(_step(place))
             self.sizes[place] = self.bytes(rounded)
             self.added[place] = self.bytes(self.ended(rounded)) - self.sizes[place] if self.then else 0
         return self.added[place]
@@ -173,9 +173,18 @@ class _Search:
         if found(bad):
             return bad
         for _ in range(HALVINGS):
-            middle = math.sqrt(good * bad)
+            middle = _step(math.log2(good * bad) / 2)
             good, bad = (middle, bad) if found(middle) else (good, middle)
         return good
+
+
+def _step(place: float) -> float:
+    """The step of a place, in as many digits as one would write in a recipe.
+
+    >>> _step(-9.49)
+    0.001391
+    """
+    return float(f"{2.0**place:.4g}")
 
 
 def _next(known: dict[float, float]) -> float | None:
