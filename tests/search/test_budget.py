@@ -123,6 +123,13 @@ def test_floats_are_rounded_where_integers_are_slower(tmp_path: Path) -> None:
 
 
 @native
+def test_a_file_too_small_for_training_holds_what_was_rounded_without(tmp_path: Path) -> None:
+    made, said = found(Budget.read(size="1900B"), tmp_path)
+    assert kinds(made) == [RateQuantize, Quantize] and made_bytes(made, tmp_path) <= 1900
+    assert said[-1].startswith("trained: ") and said[-1].endswith("stays as it is rounded without")
+
+
+@native
 def test_what_no_step_can_round_so_small_is_said_and_channels_leave(tmp_path: Path) -> None:
     made, said = found(Budget.read(size="1kB"), tmp_path)
     assert any(line.startswith("rounded for the file: no step") for line in said)
