@@ -190,11 +190,10 @@ class _Compression:
 
     def _propose(self, clock: Clock, bench: Bench) -> Proposal:
         """The recipe for the budget: by training many where there are hours for it, else without training."""
-        effort = self.settings.effort
+        effort, known = self.settings.effort, _remembered(self.model, self.task, clock, self.out / "search")
         if effort is None:
             self.say("looking for the gentlest recipe that meets the budget")
-            return propose(self.model, bench, self.budget, clock, epochs=self.settings.epochs, say=self.say)
-        known = _remembered(self.model, self.task, clock, self.out / "search")
+            return propose(self.model, bench, self.budget, known, epochs=self.settings.epochs, say=self.say)
         return Search(self.model, replace(bench, clock=known), known, self.budget, effort, self.out / "search", self.say).go()
 
     def _open(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ from lilliput.measure import Latency
 from lilliput.prune import Channels
 from lilliput.quant import Quantize
 from lilliput.quant.rate import RateQuantize
-from lilliput.recipe import Bench, run
+from lilliput.recipe import Bake, Bench, run
 from lilliput.search import Budget, Limit, Proposal, propose
 from lilliput.store import file_bytes
 from lilliput.train import Fit
@@ -117,21 +118,37 @@ def test_what_is_narrow_enough_to_be_fast_is_rounded_for_its_file(tmp_path: Path
 
 
 @native
-def test_floats_are_rounded_where_integers_are_slower(tmp_path: Path) -> None:
-    made, _ = found(Budget.read(size="40kB", latency="1.1x", max_drop=100.0), tmp_path, integers=1.3)
+@pytest.mark.parametrize("latency", [None, "1.1x"])
+def test_floats_are_rounded_where_integers_are_slower(latency: str | None, tmp_path: Path) -> None:
+    made, _ = found(Budget.read(size="40kB", latency=latency, max_drop=100.0), tmp_path, integers=1.3)
     assert made.reachable and kinds(made) == [RateQuantize]
 
 
 @native
-def test_a_file_too_small_for_training_holds_what_was_rounded_without(tmp_path: Path) -> None:
-    made, said = found(Budget.read(size="1900B"), tmp_path)
-    assert kinds(made) == [RateQuantize, Quantize] and made_bytes(made, tmp_path) <= 1900
-    assert said[-1].startswith("trained: ") and said[-1].endswith("stays as it is rounded without")
+@pytest.mark.parametrize("size", ["0.35x", "0.2x"])  # which integers meet as they are, and which they do not
+def test_floats_are_rounded_where_integers_lose_too_much(size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def known(model: nn.Module, *_: object) -> SimpleNamespace:
+        return SimpleNamespace(value=0.9 if any(getattr(m, "input_maps", None) for m in model.modules()) else 0.96)
+
+    monkeypatch.setattr("lilliput.search.gentle.accuracy", known)
+    made, _ = found(Budget.read(size=size, max_drop=1.0), tmp_path)
+    assert made.reachable and kinds(made) == [RateQuantize]
+
+
+@native
+@pytest.mark.parametrize(("size", "wanted"), [(1900, [Fit, Bake, RateQuantize, Quantize]), (1700, [RateQuantize, Quantize])])
+def test_what_training_adds_to_a_file_too_small_for_it_is_left_out(
+    size: int, wanted: list[type[Config]], tmp_path: Path
+) -> None:
+    made, said = found(Budget.read(size=f"{size}B"), tmp_path)
+    assert kinds(made) == wanted and made_bytes(made, tmp_path) <= size
+    failed = [line for line in said if line.startswith(("rounded halfway: ", "rounded after training: "))]
+    assert len(failed) == (1 if Fit in wanted else 2) and all(f"{size:,} bytes" in line for line in failed)
 
 
 @native
 def test_what_no_step_can_round_so_small_is_said_and_channels_leave(tmp_path: Path) -> None:
-    made, said = found(Budget.read(size="1kB"), tmp_path)
+    made, said = found(Budget.read(size="300B"), tmp_path)
     assert any(line.startswith("rounded for the file: no step") for line in said)
     assert any(t.shrink for t in made.tried)
 
@@ -167,3 +184,15 @@ def test_failures_name_the_budget_and_the_amount() -> None:
         "latency: 1.200 ms (0.60x), 0.200 ms over the 1.000 ms asked for",
         "accuracy: 3.00 points lost on the test split, 2.00 more than the 1 allowed",
     ]
+
+
+def test_a_loss_of_just_what_may_be_lost_is_kept() -> None:
+    budget = Budget.read(max_drop=1.0)
+    assert budget.keeps(0.963, 0.953) and not budget.keeps(0.963, 0.9525)
+    assert Budget().keeps(1.0, 0.0)
+
+
+@pytest.mark.parametrize("drop", [-0.1, float("nan")])
+def test_what_is_no_loss_is_refused(drop: float) -> None:
+    with pytest.raises(ConfigError, match="max-drop"):
+        Budget.read(max_drop=drop)

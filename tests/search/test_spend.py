@@ -25,10 +25,11 @@ from lilliput.errors import ConfigError, UnknownName
 from lilliput.kernels import Worth
 from lilliput.measure import Latency
 from lilliput.prune import Weights as Zeros
+from lilliput.quant import Quantize
 from lilliput.recipe import Bench, Recipe, Student, run
 from lilliput.search import Budget, Effort, Proposal, Remembered, Search
+from lilliput.search.budget import MARGIN
 from lilliput.search.candidates import FAMILIES, Candidate, widths
-from lilliput.search.gentle import MARGIN
 from lilliput.search.halving import Rung
 from lilliput.search.planning import CLOSE
 from lilliput.search.trials import Outcome
@@ -117,6 +118,24 @@ def test_a_candidate_that_fails_when_trained_for_longer_counts_as_it_was(
     row = list(it._trained(candidates, it.plan()["rungs"]))[number]
     assert row.value == first[number].value and row.bytes == first[number].found["bytes"]
     assert row.why == "trained for longer: it burst"
+
+
+def test_where_all_training_fails_nothing_untrained_is_recommended_that_lost_channels(
+    finished: tuple[Path, Search, Proposal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, it, _ = finished
+    failed = {n: Outcome(None, {"why": "it burst"}) for n in it.trials.outcomes(1)[0]}
+    monkeypatch.setattr(it.trials, "outcomes", lambda rungs: [failed])
+    assert all(isinstance(step, Quantize) for step in it.choose().recipe.steps)
+
+
+def test_what_needs_no_training_keeps_the_margin_that_candidates_keep(finished: tuple[Path, Search, Proposal]) -> None:
+    _, it, _ = finished
+    start = it.start
+    known = Candidate("as it is", (), "int8", memory=start["memory"], accuracy=start["accuracy"])
+    for share, kept in ((0.6 * MARGIN, True), (0.6 * (MARGIN + 1) / 2, False)):
+        row = it._untrained(replace(known, ratio=share, ms=share * start["ms"]))
+        assert (row.value is not None) == kept == (row.why == "")
 
 
 def test_called_again_it_trains_nothing_and_says_the_same(finished: tuple[Path, Search, Proposal]) -> None:

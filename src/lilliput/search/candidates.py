@@ -26,6 +26,7 @@ from lilliput.zoo.slimmable import Slimmable
 PENALTY = 2.0  # the loss that a bit a weight is worth; a tenth of it changes nothing that counts
 DENSEST = 0.25  # of the weights stay, where the family of zeros begins: with more of them no kernel gains
 LEFT = 0.6  # of the first training, when the last weights leave
+INTACT = 0.01  # of accuracy that integers may lose before they are trained, where they are all that is tried
 SLOWER = 0.4  # of the learning rate of floats, for rounded weights: five epochs at all of it end with more loss than two
 
 

@@ -61,10 +61,13 @@ class Finisher:
         """The method with the step that fits into the file."""
         assert self.size is not None
         trained = self.run(steps)
-        return pack(
-            bake(trained), self.bench.task, size=self.size - TEXT, seed=self.bench.seed, method=method,
-            architecture=record(trained).architecture, then=candidate.end.then,
-        ).method  # fmt: skip
+        try:
+            return pack(
+                bake(trained), self.bench.task, size=self.size - TEXT, seed=self.bench.seed, method=method,
+                architecture=record(trained).architecture, then=candidate.end.then,
+            ).method  # fmt: skip
+        except BudgetError:
+            raise BudgetError(f"no step rounds it for a file of the {self.size:,.0f} bytes asked for") from None
 
     def room(self, candidate: Candidate, steps: Steps) -> int:
         """The bytes that codes may take in the file, where all but them stays as it is before these weights are trained."""

@@ -12,23 +12,22 @@ from torch import nn
 
 from lilliput.core.method import Method
 from lilliput.distill import Hinton
-from lilliput.errors import BudgetError, ConfigError, EditError, ModelError, WorkError
+from lilliput.errors import BudgetError, ConfigError, ModelError, WorkError
 from lilliput.measure import Latency, profile
 from lilliput.measure.accuracy import accuracy
 from lilliput.prune import Channels
 from lilliput.quant import Quantize
 from lilliput.quant.rate import RateQuantize
-from lilliput.recipe import Bench, Recipe, look
-from lilliput.search.budget import Budget
-from lilliput.search.candidates import RATE, RATE_INT8, Candidate
-from lilliput.search.finish import Finisher
+from lilliput.recipe import Bench, Recipe, look, run
+from lilliput.search.budget import MARGIN, Budget
+from lilliput.search.candidates import INTACT, RATE, RATE_INT8, Candidate
+from lilliput.search.finish import TEXT, Finisher
 from lilliput.search.rate import pack
 from lilliput.store import file_bytes
-from lilliput.train import BatchNorm, Fit, reestimate
+from lilliput.train import BatchNorm, Fit
 
 SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 IMAGES = 2000  # of the validation split, that candidates are compared on
-MARGIN = 0.95  # aim this far below a latency target, since a fresh measurement differs by a few percent
 
 
 class Comparing(Protocol):
@@ -117,10 +116,17 @@ class _Finder:
         whole, int8 = self.measure(None, False), self.measure(None, True)
         if int8.meets or whole.meets:
             return [whole, int8]
-        integers = int8.ms < whole.ms or self.budget.latency is None
-        if (rounded := self.rounded(int8 if integers else whole)) is not None:
-            return [whole, int8, rounded]
-        return [whole, int8, *self.thinned(integers)]
+        for each in (int8, whole) if int8.ms < whole.ms and self.intact(int8) else (whole, int8):
+            if (rounded := self.rounded(each)) is not None:
+                return [whole, int8, rounded]
+        return [whole, int8, *self.thinned(int8.ms < whole.ms or self.budget.latency is None)]
+
+    def intact(self, int8: Tried) -> bool:
+        """Whether integers know nearly what floats know, so that rounding them for the file loses no more; asked for a file."""
+        if self.size is None:
+            return True
+        found = self.accuracy(Quantize()(self.model, self.look)) if int8.proxy is None else int8.proxy
+        return self.right - found <= INTACT
 
     def thinned(self, int8: bool) -> Iterable[Tried]:
         """For inner and for all channels, candidates down to the first that meets the budget, rounded or not."""
@@ -141,10 +147,11 @@ class _Finder:
         over = [name for name, share in self.taken(tried).items() if share > 1]
         if over != ["size"]:
             return None
-        then = (RATE_INT8 if tried.int8 else RATE).then
+        assert self.size is not None
+        then, size = (RATE_INT8 if tried.int8 else RATE).then, self.size - (TEXT if tried.shrink else 0)
         try:
-            found = pack(self.shaped(tried.shrink), self.task, size=self.size, seed=self.look.seed, then=then)
-        except (BudgetError, ConfigError, EditError, ModelError, WorkError) as error:
+            found = pack(self.shaped(tried.shrink), self.task, size=size, seed=self.look.seed, then=then)
+        except (ConfigError, WorkError) as error:
             self.say(f"rounded for the file: {error}")
             return None
         made = replace(tried, rounded=found.method, bytes=found.bytes, proxy=self.accuracy(found.model), meets=True)
@@ -179,8 +186,8 @@ class _Finder:
         return tried
 
     def shaped(self, shrink: Channels | None) -> nn.Module:
-        """The network with its channels thinned, in floats."""
-        return self.model if shrink is None else reestimate(shrink(self.model, self.look), self.task, BatchNorm())
+        """The network with its channels thinned, in floats; whoever trains it finds it done."""
+        return self.model if shrink is None else run(self.model, Recipe((shrink, BatchNorm())), self.bench).model
 
     def recipe(self, chosen: Tried, epochs: int) -> Recipe:
         """What makes a candidate, with the training that it wants."""
@@ -193,11 +200,13 @@ class _Finder:
             return Recipe(ends)
         self.say(f"training for {epochs} epochs, rounded for the file on the way")
         ending = Candidate("rounded", shape, (RATE_INT8 if chosen.int8 else RATE).name)
-        try:
-            return Recipe(Finisher(self.model, self.bench, fit, self.size)(ending, [epochs], None, only=True))
-        except BudgetError as error:  # training adds a little to a file, which here is nearly nothing but the rest
-            self.say(f"trained: {error}; it stays as it is rounded without")
-            return Recipe((*shape, *ends))
+        finish = Finisher(self.model, self.bench, fit, self.size)
+        for halfway in (True, False):  # training as it was rounded adds a little to a file
+            try:
+                return Recipe(finish(ending, [epochs], None, only=halfway))
+            except BudgetError as error:
+                self.say(f"rounded {'halfway' if halfway else 'after training'}: {error}")
+        return Recipe((*shape, *ends))
 
     def _tell(self, tried: Tried) -> None:
         name = ", ".join(m.text() for m in tried.methods) or "as it is"
@@ -214,9 +223,8 @@ class _Finder:
         return None if self.budget.size is None else self.budget.size.of(self.start["bytes"])
 
     def taken(self, tried: Tried) -> dict[str, float]:
-        """Size, latency and memory as shares of what is allowed, where they are limited."""
-        found = self.budget.taken(self.start, tried.bytes, tried.ms, tried.ratio, tried.memory)
-        return {name: share / MARGIN if name == "latency" else share for name, share in found.items()}
+        """Size, latency and memory as shares of what is aimed for, where they are limited."""
+        return self.budget.taken(self.start, tried.bytes, tried.ms, tried.ratio, tried.memory, MARGIN)
 
     def excess(self, tried: Tried) -> float:
         """The worst of them; at most 1 meets the budget."""
@@ -224,7 +232,7 @@ class _Finder:
 
     def keeps(self, found: float) -> bool:
         """Whether a network that will not be trained is accurate enough."""
-        return self.budget.max_drop is None or 100 * (self.right - found) <= self.budget.max_drop
+        return self.budget.max_drop is None or self.budget.keeps(self.right, found)
 
     def worth(self, tried: Tried) -> float:
         """What is compared between candidates that meet the budget: accuracy, or speed where only accuracy is limited."""

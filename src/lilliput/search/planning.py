@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -11,28 +12,26 @@ import torch
 from torch import nn
 
 from lilliput.core.method import Method
-from lilliput.errors import BudgetError, ConfigError, EditError, ExportError, ModelError, TrainError, WorkError
+from lilliput.errors import BudgetError, ConfigError, DataError, EditError, ExportError, ModelError, TrainError, WorkError
 from lilliput.kernels import worth
 from lilliput.measure import profile
 from lilliput.measure.accuracy import accuracy
 from lilliput.recipe import Bench, Recipe, Student, look, run
-from lilliput.search.budget import Budget
-from lilliput.search.candidates import FAMILIES, FLOAT, INT8, RATE, RATE_INT8, Candidate, Family, Finish, distinct
-from lilliput.search.gentle import MARGIN
+from lilliput.search.budget import MARGIN, Budget
+from lilliput.search.candidates import FAMILIES, FLOAT, INT8, INTACT, RATE, RATE_INT8, Candidate, Family, Finish, distinct
 from lilliput.search.remembered import Remembered
 from lilliput.store import file_bytes
 from lilliput.supernet import Slim
 from lilliput.train import Fit, fabric_of
 
 # What says something about a candidate; a full disk or a damaged file does not, and ends the search until it is called again.
-VERDICTS = (BudgetError, ConfigError, EditError, ExportError, ModelError, TrainError)
+VERDICTS = (BudgetError, ConfigError, DataError, EditError, ExportError, ModelError, TrainError)
 TRIES = 4  # measurements a family and finish
 CLOSE = 0.92  # to the budget is near enough
 AIM = (CLOSE + 1) / 2
 LEAST = 0.08  # of the network stays; a family that must go below is left out
 SECONDS = 1.0  # a measurement
 VARIANTS = (0.75, 0.5, 0.3)  # amounts where no budget says how much must go
-INTACT = 0.01  # of accuracy that integers may lose before they are trained, where they are all that is tried
 THINNER = (0.6, 0.35)  # shapes beside the whole network where only the file, so finished, asks for less
 
 
@@ -249,9 +248,7 @@ class Planner:
     def _excess(self, candidate: Candidate) -> float:
         """The worst of what it takes, as a share of what is allowed; bytes only where they do not wait for training."""
         c = candidate
-        taken = self.budget.taken(vars(self.start), c.bytes, c.ms, c.ratio, c.memory)
-        if "latency" in taken:
-            taken["latency"] /= MARGIN
+        taken = self.budget.taken(vars(self.start), c.bytes, c.ms, c.ratio, c.memory, MARGIN)
         if c.end.rated:
             taken.pop("size", None)
         return max(taken.values(), default=0.0)
@@ -272,17 +269,17 @@ def aimed(known: list[tuple[float, float]]) -> float:
     return amount * AIM / over
 
 
-def epoch_seconds(model: nn.Module, bench: Bench, fit: Fit) -> float:
-    """About how long an epoch takes with the network as its own teacher, from four batches where they will be trained."""
+def epoch_seconds(model: nn.Module, teacher: nn.Module, bench: Bench, fit: Fit) -> float:
+    """About how long an epoch of a network and its teacher takes, from four batches where they will be trained."""
     task, fabric = bench.task, fabric_of(replace(bench.machine, devices=1), fit.precision)
     x, y = next(iter(task.batches("train", fit.batch_size, device=fabric.device)))
-    model.train().to(fabric.device)
+    model, teacher = copy.deepcopy(model).train().to(fabric.device), copy.deepcopy(teacher).eval().to(fabric.device)
     times = []
     for _ in range(4):
         begun = time.perf_counter()
         with fabric.autocast():
             with torch.no_grad():
-                model(x)
+                teacher(x)
             task.loss(model(x), y).backward()
         float(next(p.grad for p in model.parameters() if p.grad is not None).sum())  # an accelerator works on until it is asked
         times.append(time.perf_counter() - begun)

@@ -67,8 +67,9 @@ def pack(
         step = search.coarsest(lambda rounded: 100 * (before - search.right(search.ended(rounded))) <= (drop or 0) + 1e-9)
     if step is None:
         wanted = f"`size` (={size:,.0f} bytes)" if size is not None else f"`drop` (={drop} points)"
+        more = "more bytes" if size is not None else "a larger drop"
         raise BudgetError(
-            f"no step from {FINEST:.2g} to {COARSEST:.2g} meets {wanted}; train it smaller first, or ask for less"
+            f"no step from {FINEST:.2g} to {COARSEST:.2g} meets {wanted}; train it smaller first, or allow {more}"
         )
     rounded = search.ended(search.rounded(step))
     recipe = search.recipe(step)
@@ -152,7 +153,7 @@ class _Search:
 
     def right(self, model: nn.Module) -> float:
         """Validation accuracy, as a share."""
-        return accuracy(model, self.task.batches("val", 250)).value
+        return accuracy(model, self.task.batches("val", 250), self.task.metric).value
 
     def bytes(self, model: nn.Module) -> int:
         """Of the whole file."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,12 +13,13 @@ from torch import nn
 
 from lilliput.config import Config, from_json
 from lilliput.core.identity import file_identity
-from lilliput.errors import ConfigError, UnknownName
+from lilliput.errors import ConfigError, UnknownName, WorkError
 from lilliput.measure.accuracy import accuracy
 from lilliput.opening import open_model
+from lilliput.quant import Quantize
 from lilliput.quant.rate import RateQuantize
 from lilliput.recipe import Bench, Recipe, Student, look, prefix_id, run, start_text
-from lilliput.search.budget import Budget
+from lilliput.search.budget import MARGIN, Budget
 from lilliput.search.candidates import FAMILIES, Candidate, students, widths
 from lilliput.search.finish import Finisher
 from lilliput.search.gentle import Proposal
@@ -30,6 +30,7 @@ from lilliput.search.rows import Row, front
 from lilliput.search.trials import Outcome, Trials
 from lilliput.search.workers import cores, follow_parent, helpers
 from lilliput.store import file_bytes
+from lilliput.supernet import Slim
 from lilliput.train import Fit
 
 PLANS = "plans 2"  # the form they are stored in: one of another form is another search's
@@ -129,7 +130,7 @@ class Search:
 
             planned = Planner(self.model, self.bench, self.budget, self.clock, say, self.families).plan()
             epoch = self.clock.keep(f"epoch {self.effort.precision}", lambda: epoch_seconds(
-                copy.deepcopy(self.model), self.bench, self.fit))  # fmt: skip
+                self.model, self.model, self.bench, self.fit))  # fmt: skip
             judging = self._judging(epoch)
             left = 3600 * self.effort.hours - self.clock.keep(f"planning {self.trials.name}", spent)
         ladder = self._ladder(planned.candidates, left, epoch, judging)
@@ -160,7 +161,7 @@ class Search:
         begun = time.perf_counter()
         try:
             RateQuantize()(self.model, look(self.bench))
-        except VERDICTS as error:  # every candidate that is like it will be out for the same reason
+        except (*VERDICTS, WorkError) as error:  # every candidate that is like it will be out for the same reason
             self.say(f"as it is, rounded: {error}")
         return time.perf_counter() - begun
 
@@ -210,7 +211,7 @@ class Search:
     def _filled(self, candidate: Candidate, climbed: list[Rung]) -> int:
         """The epochs of the last rung, from the time that the others took and that one of this network takes."""
         shaped = run(self.model, Recipe(candidate.shape), self.bench).model
-        epoch = epoch_seconds(copy.deepcopy(shaped), self.bench, self.fit)
+        epoch = epoch_seconds(shaped, self.model, self.bench, self.fit)
         found = filling(climbed, self.plan()["seconds"] - self.trials.worked(), epoch)
         self.say(f"{candidate.title} trains until the hours are over: {found} epochs of about {epoch:.0f} s")
         return found
@@ -252,15 +253,14 @@ class Search:
         rows += list(self._trained([Candidate.from_json(c) for c in plan["candidates"]], plan["rungs"]))
         rows += [Row(name, why=why) for name, why in plan["dropped"].items()]
         able = [r for r in rows if r.value is not None]
-        measured = [r for r in rows if r.bytes and not (r.epochs == 0 and _fresh(r.steps))]
+        measured = [r for r in rows if r.bytes and (r.epochs or not _bare(r.steps))]
         best = max(able, key=lambda r: (r.value, -(r.bytes or 0))) if able else min(measured, key=lambda r: r.over)
         told = tuple(replace(r, chosen=r is best) for r in rows)
         return Proposal(Recipe(best.steps), told, best.meets, front(told))
 
     def _kept(self, right: float | None) -> bool:
         """Whether accuracy is lost by no more than what is allowed, on validation."""
-        limit = self.budget.max_drop
-        return right is not None and (limit is None or 100 * (self.start["accuracy"] - right) <= limit + 1e-9)
+        return right is not None and self.budget.keeps(self.start["accuracy"], right)
 
     def _limited(self, c: Candidate) -> int | None:
         """What a candidate holds in memory, where that is limited."""
@@ -268,8 +268,8 @@ class Search:
 
     def _untrained(self, c: Candidate, why: str = "") -> Row:
         """A candidate as it was measured: without training it meets the budget, or it does not."""
-        over = self.budget.taken(self.start, c.bytes, c.ms, c.ratio, c.memory)
-        missed = [f"{name}: {share:.2f} of what is allowed" for name, share in over.items() if share > 1]
+        over = self.budget.taken(self.start, c.bytes, c.ms, c.ratio, c.memory, MARGIN)
+        missed = [f"{name}: {share:.2f} of what is aimed for" for name, share in over.items() if share > 1]
         able = not missed and c.accuracy is not None and not c.end.rated and not _fresh(c.shape)
         value = self.value(c.accuracy, c.ratio) if able and c.accuracy is not None else None
         return Row(c.title, (*c.shape, *c.end.then), 0, c.ms, c.ratio, c.bytes, c.accuracy,
@@ -326,6 +326,11 @@ def _minutes(seconds: float) -> str:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _bare(steps: Iterable[Config]) -> bool:
+    """Whether these steps take from a network, or begin another, what only a training makes up for."""
+    return not all(isinstance(step, Quantize | Slim) for step in steps)
 
 
 def _fresh(steps: Iterable[Config]) -> bool:
