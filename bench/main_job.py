@@ -27,7 +27,7 @@ DATA, WEIGHTS = (Path(os.environ.get(name, ".")) for name in ("LILLIPUT_DATA", "
 CIFAR = "compress resnet56 --weights {weights}/resnet56-cifar10.safetensors --data {data}/cifar10.zip"
 COMMANDS = {
     "cifar": (CIFAR + " --latency 0.5x --max-drop 1 --out out/r56", (3, 32, 32)),
-    "cifar_small": (CIFAR + " --size 500kB --latency 0.5x --max-drop 1 --out out/r56-small", (3, 32, 32)),
+    "cifar_small": (CIFAR + " --size 200kB --latency 0.5x --max-drop 1 --out out/r56-small", (3, 32, 32)),
     "digits": ("", (1, 8, 8)),
 }
 REPEATS = 3

@@ -102,7 +102,7 @@ def text() -> str:
     """Everything between the marks."""
     parts = [
         section("cifar", "A ResNet-56 for CIFAR-10 in half its latency, losing at most one point of accuracy:"),
-        section("cifar_small", "With a size budget that int8 alone cannot meet, it prunes and distils as well (eight epochs):"),
+        section("cifar_small", "With a size budget that int8 alone cannot meet, it rounds the weights for the file as well:"),
         searched("resnet56", "With time to train candidates (`--hours`), by search:"),
         section("digits", "What `make run` prints:"),
     ]
