@@ -189,7 +189,7 @@ class _Compression:
         return self._prove(recipe, made, proposal)
 
     def _propose(self, clock: Clock, bench: Bench) -> Proposal:
-        """The recipe for the budget: by training many where there are hours for it, else without training."""
+        """The recipe for the budget: by training many where there are hours for it, else the gentlest that fits."""
         effort, known = self.settings.effort, _remembered(self.model, self.task, clock, self.out / "search")
         if effort is None:
             self.say("looking for the gentlest recipe that meets the budget")

@@ -15,11 +15,12 @@ from lilliput import kernels
 from lilliput.config import Config
 from lilliput.core.layers import Mapped
 from lilliput.errors import ConfigError
+from lilliput.job import Settings, compress
 from lilliput.measure import Latency
 from lilliput.prune import Channels
 from lilliput.quant import Quantize
 from lilliput.quant.rate import RateQuantize
-from lilliput.recipe import Bake, Bench, run
+from lilliput.recipe import Bake, Bench, Recipe, run
 from lilliput.search import Budget, Limit, Proposal, propose
 from lilliput.store import file_bytes
 from lilliput.train import Fit
@@ -156,6 +157,22 @@ def test_what_no_step_can_round_so_small_is_said_and_channels_leave(tmp_path: Pa
 def test_accuracy_alone_takes_the_fastest_that_keeps_it(tmp_path: Path) -> None:
     made, _ = found(Budget.read(max_drop=100.0), tmp_path)
     assert made.recipe.steps == (Quantize(),)
+
+
+def test_a_run_without_hours_goes_on_with_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def once() -> Recipe:
+        settings = Settings(epochs=1, root=tmp_path / "store")
+        return compress(
+            network().eval(), task(200), out=tmp_path / "out", budget=Budget.read(size="0.5x"), settings=settings
+        ).recipe
+
+    first = once()
+
+    def asked(*_: object) -> None:
+        raise AssertionError("it was measured before")
+
+    monkeypatch.setattr("lilliput.clock.Clock.compare", asked)
+    assert once() == first
 
 
 @given(st.integers(1, 10**9))
