@@ -24,8 +24,8 @@ from lilliput.store import file_bytes
 from lilliput.supernet import Slim
 from lilliput.train import Fit, fabric_of
 
-# What says something about a candidate (`DataError`: rounding finds numbers that are none); a full disk or a damaged file does not,
-# and ends the search until it is called again.
+# What says something about a candidate (`DataError`: rounding finds numbers that are none); a full disk or a damaged file does
+# not, and ends the search until it is called again.
 VERDICTS = (BudgetError, ConfigError, DataError, EditError, ExportError, ModelError, TrainError)
 TRIES = 4  # measurements a family and finish
 CLOSE = 0.92  # to the budget is near enough
